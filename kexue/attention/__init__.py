@@ -1,0 +1,1 @@
+"""Attention and the position of its tokens."""

@@ -1,0 +1,1 @@
+"""Generated text and its models: exposure bias, repetition, decoding."""

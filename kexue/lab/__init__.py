@@ -1,0 +1,29 @@
+"""What the chapters share: ``verify``, figure style, data, a seeded training loop, statistics over seeds.
+
+It serves the book and is no part of the library: nothing else in ``kexue`` imports it. Importing it loads neither torch, matplotlib nor
+scikit-learn; each function imports what it needs.
+"""
+
+from kexue.lab.data import digits, prose
+from kexue.lab.figures import image_grid, use_style
+from kexue.lab.statistics import mean_se, paired, verdict
+from kexue.lab.training import fit, stack
+from kexue.lab.verification import VerificationError, records, verify, verify_bound, verify_order, verify_statistic
+
+__all__ = [
+    "VerificationError",
+    "digits",
+    "fit",
+    "image_grid",
+    "mean_se",
+    "paired",
+    "prose",
+    "records",
+    "stack",
+    "use_style",
+    "verdict",
+    "verify",
+    "verify_bound",
+    "verify_order",
+    "verify_statistic",
+]
