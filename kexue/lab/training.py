@@ -1,0 +1,66 @@
+"""A seeded training loop for one model or for many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], Callable[..., Any]]:
+    """Stack models of one architecture: leading axis = model.
+
+    Returns:
+        ``params``, every parameter stacked (trainable leaves), and ``forward(params, *inputs)``, which runs model i on ``inputs[...][i]``.
+    """
+    import torch
+    from torch.func import functional_call, stack_module_state
+
+    params, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
+    skeleton = models[0]
+
+    def one(p: Any, b: Any, *inputs: Any) -> Any:
+        return functional_call(skeleton, (p, b), inputs)
+
+    def forward(p: dict[str, Tensor], *inputs: Tensor) -> Any:
+        return torch.vmap(one)(p, buffers, *inputs)
+
+    return params, forward
+
+
+def fit(
+    params: dict[str, Tensor] | Sequence[Tensor],
+    loss_fn: Callable[[int], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    schedule: Callable[[int], float] | None = None,
+) -> NDArray[np.float64]:
+    """Train in place with Adam and return the losses, one row per step.
+
+    Args:
+        params: trainable leaves, or the stacked parameters of :func:`stack`. Adam works entry by entry, so that stacked models whose
+            losses are summed train exactly as each would alone.
+        loss_fn: step -> the loss (a scalar), or one loss per stacked model (a vector).
+        steps, lr: number of steps and learning rate.
+        schedule: step -> factor on ``lr``; constant if left out.
+    """
+    import torch
+
+    leaves = list(params.values()) if isinstance(params, dict) else list(params)
+    optimizer = torch.optim.Adam(leaves, lr=lr)
+    history = []
+    for step in range(steps):
+        if schedule is not None:
+            optimizer.param_groups[0]["lr"] = lr * schedule(step)
+        loss = loss_fn(step)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+        history.append(loss.detach().cpu().numpy())
+    return np.array(history, dtype=np.float64)
