@@ -1,0 +1,97 @@
+"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]`` and ``python -m book_tools build``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from book_tools import notebooks
+from book_tools.chapter import ROOT, Chapter, contents
+
+STAGE = ROOT / "_build" / "stage"
+SITE = ROOT / "_build" / "html"
+
+
+def execute(names: list[str], jobs: int) -> int:
+    """Re-run chapters (all if none is named) and store their outputs in canonical form."""
+    names = names or contents()
+    missing = [name for name in names if not Chapter.path_of(name).is_file()]
+    if missing:
+        print(f"no such chapter: {', '.join(missing)}; the book has: {', '.join(contents())}", file=sys.stderr)
+        return 2
+    failed = 0
+    with ProcessPoolExecutor(max_workers=min(jobs, len(names))) as pool:
+        running = {pool.submit(_timed, name): name for name in names}
+        for done, future in enumerate(as_completed(running), 1):
+            name, error = running[future], future.exception()
+            failed += error is not None
+            print(
+                f"[{done}/{len(names)}] {name}: " + (f"FAILED\n{_plain(error)}" if error else f"{future.result():.0f} s"),
+                flush=True,
+            )
+    return int(failed > 0)
+
+
+def _plain(error: BaseException) -> str:
+    """The message without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+
+
+def _timed(name: str) -> float:
+    start = time.perf_counter()
+    notebooks.execute(Chapter.path_of(name))
+    return time.perf_counter() - start
+
+
+def build() -> int:
+    """Build the book with warnings as errors; the old site stays until the new one is whole."""
+    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command = [*jupyter_book, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
+    code = subprocess.call(command, cwd=ROOT)
+    if code:
+        print("the book was not built; the lines with WARNING or ERROR above say why", file=sys.stderr)
+        return code
+    built = STAGE / "_build" / "html"
+    absent = [name for name in contents() if not (built / "chapters" / f"{name}.html").is_file()]
+    if absent:
+        print(f"pages missing after the build: {', '.join(absent)}", file=sys.stderr)
+        return 1
+    fresh, old = SITE.with_name("html.new"), SITE.with_name("html.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(built, fresh)
+    if SITE.exists():
+        SITE.rename(old)
+    fresh.rename(SITE)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"\nThe book is built. Open {Path(os.path.relpath(SITE, Path.cwd())) / 'index.html'} in a browser.")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m book_tools", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("execute", help="re-run chapters and store their outputs")
+    run.add_argument("chapters", nargs="*", metavar="part/slug")
+    run.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    commands.add_parser("build", help="build the book strictly")
+    arguments = parser.parse_args()
+    try:
+        return execute(arguments.chapters, arguments.jobs) if arguments.command == "execute" else build()
+    except KeyboardInterrupt:
+        print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

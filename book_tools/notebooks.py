@@ -1,0 +1,112 @@
+"""Chapters in canonical form: executed from a clean kernel, free of anything that depends on the machine or the day."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from book_tools.figures import compact
+
+Notebook = dict[str, Any]
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def read(path: Path) -> Notebook:
+    """The notebook as plain dictionaries."""
+    notebook: Notebook = json.loads(path.read_text(encoding="utf-8"))
+    return notebook
+
+
+def source(cell: dict[str, Any]) -> str:
+    """The text of a cell (stored as a list of lines or as one string)."""
+    return "".join(cell["source"])
+
+
+def code_cells(notebook: Notebook) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def canonical(notebook: Notebook) -> Notebook:
+    """The same notebook with cell ids made from their text, cells counted 1..n and no volatile metadata."""
+    cells: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for cell in notebook["cells"]:
+        text = source(cell).strip("\n")
+        digest = hashlib.sha256(f"{cell['cell_type']}\n{text}".encode()).hexdigest()[:12]
+        seen[digest] = seen.get(digest, 0) + 1
+        clean = {
+            "cell_type": cell["cell_type"],
+            "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
+            "metadata": {key: cell["metadata"][key] for key in ("mystnb", "tags") if cell["metadata"].get(key)},
+            "source": text.splitlines(keepends=True),
+        }
+        if cell["cell_type"] == "code":
+            run = cell.get("execution_count") is not None
+            clean["execution_count"] = len([c for c in cells if c["cell_type"] == "code"]) + 1 if run else None
+            clean["outputs"] = [_output(output) for output in cell.get("outputs", [])]
+        cells.append(clean)
+    return {
+        "cells": cells,
+        "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _output(output: dict[str, Any]) -> dict[str, Any]:
+    clean = {key: value for key, value in output.items() if key not in ("execution_count", "metadata", "transient")}
+    if output["output_type"] in ("display_data", "execute_result"):
+        clean["metadata"] = {}
+    if output["output_type"] == "execute_result":
+        clean["execution_count"] = None
+    if "text" in clean:
+        clean["text"] = "".join(clean["text"]).splitlines(keepends=True)
+    if "data" in clean:
+        clean["data"] = {mime: _data(mime, value) for mime, value in clean["data"].items()}
+    return clean
+
+
+def _data(mime: str, value: Any) -> Any:
+    text = "".join(value) if isinstance(value, list) else value
+    if mime == "image/png":
+        return compact(text.strip())
+    return text.splitlines(keepends=True) if isinstance(text, str) else text
+
+
+def dumps(notebook: Notebook) -> str:
+    """The one text of a notebook: sorted keys, one space of indent, a final newline."""
+    return json.dumps(canonical(notebook), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, notebook: Notebook) -> None:
+    """Replace ``path`` in one step: whoever interrupts finds the old notebook or the new one, never half of one."""
+    text = dumps(notebook)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def execute(path: Path, timeout: int = 600) -> None:
+    """Run a chapter from a clean kernel, in its own folder, and store its outputs in canonical form."""
+    import nbformat
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    kernel = AsyncKernelManager(kernel_name="python3", transport="tcp" if os.name == "nt" else "ipc")
+    client = NotebookClient(notebook, km=kernel, timeout=timeout, resources={"metadata": {"path": str(path.parent)}})
+    client.execute()
+    write(path, json.loads(nbformat.writes(notebook)))
