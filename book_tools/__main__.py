@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]`` and ``python -m book_tools build``."""
+"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build`` and ``lock``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from book_tools.chapter import ROOT, Chapter, contents
 
 STAGE = ROOT / "_build" / "stage"
 SITE = ROOT / "_build" / "html"
+LOCK_HEADER = (
+    '# The tested set: every package of the book at an exact version, on every platform; made by "make lock".',
+    "# Left out: the CUDA packages of torch on Linux, which torch itself pins exactly and the CPU build does not want.",
+)
 
 
 def execute(names: list[str], jobs: int) -> int:
@@ -75,6 +79,14 @@ def build() -> int:
     return 0
 
 
+def lock() -> int:
+    """Take torch's CUDA packages out of a fresh lock: torch pins them itself, and the CPU build does not want them."""
+    path = ROOT / "requirements.txt"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"nvidia-|triton==|cuda-|#", line)]
+    path.write_text("\n".join([*LOCK_HEADER, *lines]) + "\n", encoding="utf-8")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m book_tools", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -82,9 +94,12 @@ def main() -> int:
     run.add_argument("chapters", nargs="*", metavar="part/slug")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     commands.add_parser("build", help="build the book strictly")
+    commands.add_parser("lock", help="finish a fresh requirements.txt")
     arguments = parser.parse_args()
     try:
-        return execute(arguments.chapters, arguments.jobs) if arguments.command == "execute" else build()
+        if arguments.command == "execute":
+            return execute(arguments.chapters, arguments.jobs)
+        return build() if arguments.command == "build" else lock()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)
         return 130

@@ -102,11 +102,12 @@ def write(path: Path, notebook: Notebook) -> None:
 def execute(path: Path, timeout: int = 600) -> None:
     """Run a chapter from a clean kernel, in its own folder, and store its outputs in canonical form."""
     import nbformat
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
+    from traitlets.config import Config
 
     notebook = nbformat.read(path, as_version=4)
-    kernel = AsyncKernelManager(kernel_name="python3", transport="tcp" if os.name == "nt" else "ipc")
-    client = NotebookClient(notebook, km=kernel, timeout=timeout, resources={"metadata": {"path": str(path.parent)}})
-    client.execute()
+    with tempfile.TemporaryDirectory() as sockets:
+        private = {} if os.name == "nt" else {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}
+        config, place = Config({"ConnectionFileMixin": private}), {"metadata": {"path": str(path.parent)}}
+        NotebookClient(notebook, config=config, kernel_name="python3", timeout=timeout, resources=place).execute()
     write(path, json.loads(nbformat.writes(notebook)))

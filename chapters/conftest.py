@@ -1,5 +1,6 @@
-"""nbval compares text; this adds the figures."""
+"""nbval compares text; this adds the figures, and runs cells as a notebook does."""
 
+from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 from book_tools import figures
@@ -15,4 +16,10 @@ def _compare_text_and_figures(self, test, ref, skip_compare=None):
     return same and not complaint
 
 
+def _execute(self, cell_input, allow_stdin=None):
+    # nbval keeps no history, without which IPython overlooks the ";" that silences the value of a cell.
+    return self.kc.execute(cell_input, allow_stdin=allow_stdin, stop_on_error=False)
+
+
 IPyNbCell.compare_outputs = _compare_text_and_figures
+RunningKernel.execute_cell_input = _execute

@@ -85,7 +85,8 @@ def verify(
     same = left == right  # infinities of one sign subtract to NaN
     np.subtract(left, right, out=difference, where=~same)
     deviation = np.abs(difference)
-    _compare(label, deviation - (atol + rtol * np.where(same, 0.0, np.abs(right))), deviation, left, right)
+    allowed = atol + rtol * np.where(np.isfinite(right), np.abs(right), 0.0)
+    _compare(label, deviation - allowed, deviation, left, right)
     tolerance = " + ".join([f"{atol:g}"] * (atol > 0 or rtol == 0) + [f"{rtol:g} relative"] * (rtol > 0))
     _done(label, "equal" if tolerance == "0" else f"equal within {tolerance}", oracle, sensitivity, default=1e-3)
 

@@ -1,0 +1,84 @@
+# Two commands are complete on a fresh machine (Python >= 3.11, make): `make book` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+# On Linux a plain torch brings several GB of CUDA packages. For the CPU build give the index that PyTorch's install page names:
+#   make book TORCH_INDEX=<address>
+TORCH_INDEX ?=
+CHAPTER ?=
+PORT ?= 8000
+
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PYTEST := $(PY) -m pytest
+NBVAL := --nbval --nbval-current-env -n 2 --dist loadfile
+
+# One thread and one hash seed: stored outputs are those of this environment.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export PYTHONHASHSEED ?= 0
+export PYTHONUTF8 := 1
+export JUPYTER_PLATFORM_DIRS := 1
+export MPLBACKEND :=
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint chapters execute portable serve notebook lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The mark is written last: an interrupted installation is started afresh by the next command.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "kexue needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free >> 20; \
+	  free >= 3000 or sys.exit(f"{free} MB of disk are free here; the environment needs about 3000 (8000 with the CUDA build of torch)")'
+	@test -f $(READY) || rm -rf $(VENV)
+	@rm -f $(READY)
+	@echo "Creating the environment in $(VENV) ..."
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python could not create an environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Installing the exact versions of requirements.txt ..."
+	$(if $(TORCH_INDEX),$(BIN)/pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on -r requirements.txt
+	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $(READY)
+
+book: $(READY) ## build the book into _build/html
+	@$(PY) -m book_tools build
+
+test: lint book ## prove everything: style, types, unit tests, all chapters, the built book
+	$(PYTEST) chapters tests $(NBVAL)
+	@echo "All green: style, types, unit tests, every chapter re-executed, the book built without a warning and checked."
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
+	@$(BIN)/mypy
+
+chapters: $(READY) ## re-execute the chapters and compare with what is stored (CHAPTER=part/slug for one)
+	$(PYTEST) $(if $(CHAPTER),chapters/$(CHAPTER).ipynb,chapters) $(NBVAL)
+
+execute: $(READY) ## re-run chapters and store their outputs (CHAPTER=part/slug for one)
+	@$(PY) -m book_tools execute $(CHAPTER)
+
+portable: $(READY) ## the chapters again: plain instruction set, then two threads on another kernel set
+	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL)
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL)
+
+serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
+	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+notebook: $(READY) ## open the chapters in JupyterLab
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(BIN)/pip install --disable-pip-version-check --quiet jupyterlab
+	$(PY) -m jupyterlab chapters
+
+lock: $(READY) ## refresh requirements.txt from pyproject.toml
+	@$(BIN)/pip install --disable-pip-version-check --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header -o requirements.txt
+	@$(PY) -m book_tools lock
+
+clean: ## remove everything that was built, the environment included
+	rm -rf _build $(VENV) .pytest_cache .mypy_cache .ruff_cache pages/reference

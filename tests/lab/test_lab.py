@@ -1,0 +1,118 @@
+"""Data, statistics, training and figures of the lab."""
+
+import hashlib
+import importlib.metadata
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from book_tools.chapter import ROOT
+from kexue.lab import digits, fit, image_grid, mean_se, paired, prose, stack, use_style, verdict
+
+CORPUS = "9ee015f3374fdaf24a7d1d8dfc2ca1ef"  # of the versions in requirements.txt, on every Python
+
+
+def locked(*packages):
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    return all(f"\n{p}=={importlib.metadata.version(p).split('+')[0]}\n" in lock for p in packages)
+
+
+def test_digits_are_all_there_and_no_longer_ordered_by_writer():
+    images, labels = digits()
+    reference = load_digits()
+    assert images.shape == (1797, 64) and images.dtype == np.float64
+    assert (images.min(), images.max()) == (0.0, 1.0)
+    assert sorted(map(tuple, images * 16)) == sorted(map(tuple, reference.data))
+    assert not np.array_equal(labels, reference.target)
+    again, _ = digits()
+    assert np.array_equal(images, again)
+    assert not np.array_equal(images, digits(seed=1)[0])
+
+
+def test_prose_is_sentences_of_letters_without_repeats():
+    sentences = prose()
+    assert len(sentences) > 3000
+    assert len(set(sentences)) == len(sentences)
+    assert all(re.fullmatch(r"[a-z]+( [a-z]+)*", s) and len(s) > 20 for s in sentences)
+
+
+@pytest.mark.skipif(not locked("numpy", "scipy", "torch"), reason="the corpus is fixed for the locked versions only")
+def test_prose_is_the_same_on_every_python():
+    assert hashlib.sha256("\n".join(prose()).encode()).hexdigest()[:32] == CORPUS
+
+
+def test_paired_errors_forget_what_the_seeds_share():
+    luck = np.random.default_rng(0).normal(size=8)
+    mean, error = paired(luck + 1.0, luck)
+    assert mean == pytest.approx(1.0)
+    assert error == pytest.approx(0.0, abs=1e-15)
+    mean, error = mean_se([1.0, 3.0])
+    assert (mean, error) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize("bad", [[1.0], 1.0, []])
+def test_one_seed_has_no_error(bad):
+    with pytest.raises(ValueError, match="values"):
+        mean_se(bad)
+
+
+def test_pairs_must_match():
+    with pytest.raises(ValueError, match="a and b"):
+        paired([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(("value", "word"), [([0.95, 1.0], "solved"), ([0.1, 0.2], "chance"), ([0.1, 0.95], "between"), (0.5, "between")])
+def test_verdicts_are_words(capsys, value, word):
+    verdict("task", value, 0.3, 0.9)
+    assert capsys.readouterr().out == f"task: {word}\n"
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [([0.5], 0.9, 0.3), ([], 0.3, 0.9), ([np.nan], 0.3, 0.9)])
+def test_verdicts_need_numbers_and_room(value, low, high):
+    with pytest.raises(ValueError, match="low|value"):
+        verdict("task", value, low, high)
+
+
+def test_stacked_models_train_exactly_as_each_would_alone():
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x.sum(1, keepdim=True) ** 2
+
+    def model(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)).double()
+
+    with torch.random.fork_rng():
+        together, apart = [model(s) for s in range(3)], [model(s) for s in range(3)]
+    params, forward = stack(together)
+    inputs = x.expand(3, -1, -1)
+    losses = fit(params, lambda step: ((forward(params, inputs) - y) ** 2).mean((1, 2)), steps=25, lr=0.02)
+    assert losses.shape == (25, 3)
+    for i, single in enumerate(apart):
+        weights = dict(single.named_parameters())
+        alone = fit(weights, lambda step, m=single: ((m(x) - y) ** 2).mean(), steps=25, lr=0.02)
+        assert np.allclose(losses[:, i], alone, atol=1e-10)
+        assert torch.allclose(params["0.weight"][i], single[0].weight, atol=1e-10)
+
+
+def test_a_schedule_scales_the_learning_rate():
+    frozen = torch.zeros(2, requires_grad=True)
+    fit([frozen], lambda step: ((frozen - 1) ** 2).sum(), steps=5, lr=0.1, schedule=lambda step: 0.0)
+    assert torch.equal(frozen.detach(), torch.zeros(2))
+
+
+def test_figures_have_the_width_of_the_page():
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    with mpl.rc_context():
+        use_style()
+        assert mpl.rcParams["figure.figsize"][0] == 7.0
+        figure = image_grid(digits()[0][:5], columns=3, titles=list("abcde"), row_labels=["x", "y"])
+        assert figure.get_size_inches()[0] == 7.0
+        assert len([ax for ax in figure.axes if ax.images]) == 5
+        with pytest.raises(ValueError, match="images"):
+            image_grid(np.zeros((2, 5)))
+        mpl.pyplot.close("all")

@@ -1,0 +1,78 @@
+"""The package as a whole: one post, one slug; light imports; examples in docstrings run."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import kexue
+from book_tools.chapter import PARTS, ROOT, contents
+
+MODULES = sorted(module.name for module in pkgutil.walk_packages(kexue.__path__, "kexue."))
+POSTS = sorted(
+    name.removeprefix("kexue.").replace(".", "/")
+    for name in MODULES
+    if name.count(".") == 2 and name.split(".")[1] in PARTS and not name.split(".")[2].startswith("_")
+)
+
+
+def loaded_by(statement):
+    code = f"import sys; before = set(sys.modules); {statement}; print(' '.join({{m.split('.')[0] for m in set(sys.modules) - before}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_contents_chapters_modules_and_tests_are_the_same_list():
+    listed = contents()
+    assert sorted(listed) == POSTS
+    assert sorted(str(p.relative_to(ROOT / "chapters").with_suffix("")) for p in (ROOT / "chapters").rglob("*.ipynb")) == POSTS
+    in_parts = [p for p in (ROOT / "tests").glob("*/test_*.py") if p.parent.name in PARTS]
+    assert sorted(f"{p.parent.name}/{p.stem.removeprefix('test_')}" for p in in_parts) == POSTS
+
+
+def test_parts_stand_in_book_order():
+    order = [PARTS.index(name.split("/")[0]) for name in contents()]
+    assert order == sorted(order)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    result = subprocess.run([sys.executable, "-X", "importtime", "-c", "import kexue"], capture_output=True, text=True, check=True)
+    imported = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
+    assert "kexue" in imported
+    assert not {name.split(".")[0] for name in imported} & {"torch", "numpy", "scipy", "matplotlib", "sklearn"}
+
+
+def test_the_lab_loads_neither_torch_nor_scikit_learn_nor_matplotlib():
+    assert not loaded_by("from kexue.lab import use_style, verify, digits, prose, fit") & {"torch", "sklearn", "matplotlib", "scipy"}
+
+
+@pytest.mark.parametrize("post", POSTS)
+def test_a_module_loads_its_backend_and_nothing_of_the_book(post):
+    loaded = loaded_by(f"import kexue.{post.replace('/', '.')}")
+    assert not loaded & {"matplotlib", "sklearn", "nbformat", "sphinx", "book_tools"}
+    assert "kexue" in loaded
+    modules = subprocess.run(
+        [sys.executable, "-c", f"import sys, kexue.{post.replace('/', '.')}; print(' '.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not any(name.startswith("kexue.lab") for name in modules)
+    source = (ROOT / "kexue" / f"{post}.py").read_text(encoding="utf-8")
+    if "import torch" not in source and "from torch" not in source:
+        assert "torch" not in loaded
+
+
+@pytest.mark.parametrize("post", POSTS)
+def test_a_module_lists_its_public_names(post):
+    module = importlib.import_module(f"kexue.{post.replace('/', '.')}")
+    own = {name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__ and not name.startswith("_")}
+    assert own == set(module.__all__)
+    assert all(getattr(module, name).__doc__ for name in module.__all__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
