@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 from book_tools.chapter import ROOT, VERDICTS, Chapter, book, contents
 
@@ -96,7 +96,7 @@ def verdicts_markdown(chapters: list[Chapter]) -> str:
     return "\n".join(lines)
 
 
-class Generated(Directive):
+class Generated(SphinxDirective):
     """A directive whose content is Markdown made from all chapters."""
 
     def run(self) -> list[nodes.Node]:
@@ -106,13 +106,13 @@ class Generated(Directive):
             "ledger": ledger_markdown,
             "verdicts": verdicts_markdown,
         }[self.name]
-        environment = self.state.document.settings.env
         for path in (ROOT / "chapters").rglob("*.ipynb"):
-            environment.note_dependency(str(path))
+            self.env.note_dependency(str(path))
         container = nodes.container()
         container.document = self.state.document
-        self.state.nested_parse(StringList(make(book()).splitlines(), source=self.name), 0, container, match_titles=1)
-        return container.children
+        lines = StringList(make(book()).splitlines(), source=self.name)
+        self.state.nested_parse(lines, 0, container, match_titles=True)
+        return list(container.children)
 
 
 def mark_equations(app: Sphinx, doctree: nodes.document, docname: str) -> None:

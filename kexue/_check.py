@@ -66,27 +66,30 @@ def tensor(name: str, value: Any) -> Tensor:
 
 def floating(name: str, value: Any, *, ndim: int | None = None) -> Tensor:
     """A real floating-point tensor, with exactly ``ndim`` axes where that is given."""
-    if not tensor(name, value).is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {value.dtype}")
-    return axes(name, value, ndim)
+    checked = tensor(name, value)
+    if not checked.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {checked.dtype}")
+    return axes(name, checked, ndim)
 
 
 def integer(name: str, value: Any, *, ndim: int | None = None) -> Tensor:
     """An integer tensor (bool excluded), with exactly ``ndim`` axes where that is given."""
     import torch
 
-    if tensor(name, value).dtype == torch.bool or value.is_floating_point() or value.is_complex():
-        raise TypeError(f"{name} must be an integer tensor, got {value.dtype}")
-    return axes(name, value, ndim)
+    checked = tensor(name, value)
+    if checked.dtype == torch.bool or checked.is_floating_point() or checked.is_complex():
+        raise TypeError(f"{name} must be an integer tensor, got {checked.dtype}")
+    return axes(name, checked, ndim)
 
 
 def boolean(name: str, value: Any) -> Tensor:
     """A boolean tensor: True means "takes part"."""
     import torch
 
-    if tensor(name, value).dtype != torch.bool:
-        raise TypeError(f"{name} must be a boolean tensor (True = takes part), got {value.dtype}")
-    return value
+    checked = tensor(name, value)
+    if checked.dtype != torch.bool:
+        raise TypeError(f"{name} must be a boolean tensor (True = takes part), got {checked.dtype}")
+    return checked
 
 
 def axes(name: str, value: Tensor, ndim: int | None) -> Tensor:

@@ -38,14 +38,21 @@ def test_parts_stand_in_book_order():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    result = subprocess.run([sys.executable, "-X", "importtime", "-c", "import kexue"], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import kexue"], capture_output=True, text=True, check=True
+    )
     imported = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
     assert "kexue" in imported
     assert not {name.split(".")[0] for name in imported} & {"torch", "numpy", "scipy", "matplotlib", "sklearn"}
 
 
 def test_the_lab_loads_neither_torch_nor_scikit_learn_nor_matplotlib():
-    assert not loaded_by("from kexue.lab import use_style, verify, digits, prose, fit") & {"torch", "sklearn", "matplotlib", "scipy"}
+    assert not loaded_by("from kexue.lab import use_style, verify, digits, prose, fit") & {
+        "torch",
+        "sklearn",
+        "matplotlib",
+        "scipy",
+    }
 
 
 @pytest.mark.parametrize("post", POSTS)
@@ -68,7 +75,11 @@ def test_a_module_loads_its_backend_and_nothing_of_the_book(post):
 @pytest.mark.parametrize("post", POSTS)
 def test_a_module_lists_its_public_names(post):
     module = importlib.import_module(f"kexue.{post.replace('/', '.')}")
-    own = {name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__ and not name.startswith("_")}
+    own = {
+        name
+        for name, thing in vars(module).items()
+        if getattr(thing, "__module__", "") == module.__name__ and not name.startswith("_")
+    }
     assert own == set(module.__all__)
     assert all(getattr(module, name).__doc__ for name in module.__all__)
 

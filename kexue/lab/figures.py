@@ -45,7 +45,7 @@ def use_style() -> None:
     from cycler import cycler
 
     mpl.rcdefaults()
-    mpl.rcParams.update(STYLE | {"axes.prop_cycle": cycler(color=COLORS)})
+    mpl.rcParams.update(dict[Any, Any](STYLE, **{"axes.prop_cycle": cycler(color=COLORS)}))
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats

@@ -21,7 +21,7 @@ def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], Callable[...,
     import torch
     from torch.func import functional_call, stack_module_state
 
-    params, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
+    params, buffers = stack_module_state(list(models))
     skeleton = models[0]
 
     def one(p: Any, b: Any, *inputs: Any) -> Any:

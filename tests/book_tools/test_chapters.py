@@ -34,7 +34,7 @@ def test_no_cell_escapes_the_comparison(chapter):
         tags = " ".join(cell["metadata"].get("tags", []))
         assert not ESCAPES.search(tags), f"{chapter.name}, cell {number}: remove the tag {tags!r}"
         if cell["cell_type"] == "code":
-            assert not re.search(r"#\s*(NBVAL|PYTEST_VALIDATE)", notebooks.source(cell)), f"{chapter.name}, cell {number}: remove the comment"
+            assert not re.search(r"#\s*(NBVAL|PYTEST_VALIDATE)", notebooks.source(cell)), "remove the comment"
 
 
 def test_outputs_are_plain_text_and_png_only(chapter):
@@ -82,7 +82,9 @@ def test_an_equation_is_checked_in_the_code_that_follows_it(chapter):
 
 def test_the_card_is_complete(chapter):
     assert tuple(chapter.card) == CARD, f"{chapter.name}: the card needs the rows {CARD}"
-    assert re.search(r'\[<span lang="zh">《.+》</span>\]\(https://kexue\.fm/archives/\d+\), \d{1,2} \w+ 20\d\d', chapter.card["Post"])
+    assert re.search(
+        r'\[<span lang="zh">《.+》</span>\]\(https://kexue\.fm/archives/\d+\), \d{1,2} \w+ 20\d\d', chapter.card["Post"]
+    )
     assert f"{{py:mod}}`kexue.{chapter.name.replace('/', '.')}`" in chapter.card["Package"]
     assert re.fullmatch(r"about \d+ s", chapter.card["Runs in"])
 
@@ -94,7 +96,9 @@ def test_the_verdicts_use_the_four_words_and_quote_printed_numbers(chapter):
         assert row.verdict in VERDICTS, f"{chapter.name}: {row.verdict!r} is none of {VERDICTS}"
         assert row.evidence, f"{chapter.name}: nothing decides {row.claim!r}"
         for number in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"\{\w+\}`[^`]*`", "", row.evidence)):
-            assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", chapter.printed), f"{chapter.name}: {number} is printed nowhere"
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", chapter.printed), (
+                f"{chapter.name}: {number} is printed nowhere"
+            )
 
 
 def test_exercises_come_with_folded_solutions_and_the_chapter_with_references(chapter):

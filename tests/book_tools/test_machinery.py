@@ -12,7 +12,11 @@ from book_tools.chapter import Chapter
 
 
 def figure_output(picture):
-    return {"output_type": "display_data", "data": {"image/png": picture, "text/plain": ["<Figure>"]}, "metadata": {"needs": "light"}}
+    return {
+        "output_type": "display_data",
+        "data": {"image/png": picture, "text/plain": ["<Figure>"]},
+        "metadata": {"needs": "light"},
+    }
 
 
 def cell(kind, source, **more):

@@ -64,7 +64,9 @@ def test_pairs_must_match():
         paired([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize(("value", "word"), [([0.95, 1.0], "solved"), ([0.1, 0.2], "chance"), ([0.1, 0.95], "between"), (0.5, "between")])
+@pytest.mark.parametrize(
+    ("value", "word"), [([0.95, 1.0], "solved"), ([0.1, 0.2], "chance"), ([0.1, 0.95], "between"), (0.5, "between")]
+)
 def test_verdicts_are_words(capsys, value, word):
     verdict("task", value, 0.3, 0.9)
     assert capsys.readouterr().out == f"task: {word}\n"
@@ -72,7 +74,7 @@ def test_verdicts_are_words(capsys, value, word):
 
 @pytest.mark.parametrize(("value", "low", "high"), [([0.5], 0.9, 0.3), ([], 0.3, 0.9), ([np.nan], 0.3, 0.9)])
 def test_verdicts_need_numbers_and_room(value, low, high):
-    with pytest.raises(ValueError, match="low|value"):
+    with pytest.raises(ValueError, match=r"low|value"):
         verdict("task", value, low, high)
 
 
