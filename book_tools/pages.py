@@ -18,7 +18,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book_tools.chapter import ROOT, VERDICTS, Chapter, book, contents
+from book_tools.chapter import ROOT, VERDICTS, Chapter, Check, book, contents
 
 LEDGER = "pages/ledger"
 MATHJAX_FILES = ("tex-chtml-full.js", "ui/safe.js", "output/chtml/fonts/woff-v2/*.woff")
@@ -55,17 +55,16 @@ def totals_markdown(chapters: list[Chapter]) -> str:
 
 
 def ledger_markdown(chapters: list[Chapter]) -> str:
-    """Every labelled equation with what checked it."""
+    """Every labelled equation with what checked it, a row per check."""
     lines = []
     for chapter in chapters:
-        lines += [f"## {chapter.title}", "", f"{{doc}}`Read the chapter </chapters/{chapter.name}>`", ""]
-        lines += ["| Equation | Label | Checked | Oracle | Verdict |", "|---|---|---|---|---|"]
+        lines += [*_heading(chapter), "| Equation | Label | Checked | Oracle | Executed |", "|---|---|---|---|---|"]
         for label in dict.fromkeys(chapter.labels):
-            checks = [check for check in chapter.checks if check.label == label]
-            checked = "<br>".join(check.check for check in checks)
-            oracle = "<br>".join(check.oracle for check in checks)
-            verdict = "✓ executed" if checks else "not executed"
-            lines.append(f'| <span id="ledger-{label}"></span>{{eq}}`{label}` | `{label}` | {checked} | {oracle} | {verdict} |')
+            equation = f'<span id="ledger-{label}"></span>{{eq}}`{label}` | `{label}`'
+            checks = dict.fromkeys(check for check in chapter.checks if check.label == label)
+            for check in checks or [Check(label, "", "")]:
+                lines.append(f"| {equation} | {check.check} | {check.oracle} | {'✓' if check.check else 'no'} |")
+                equation = " | "
         lines.append("")
     return "\n".join(lines)
 
@@ -76,24 +75,26 @@ def verdicts_markdown(chapters: list[Chapter]) -> str:
         "## Errata",
         "",
         "Statements of posts and papers that we correct; each correction is derived and executed in its chapter.",
-        "",
     ]
-    lines += ["| Chapter | Statement | What is true |", "|---|---|---|"]
+    lines += ["", "| Statement | What is true |", "|---|---|"]
     for chapter in chapters:
-        for row in chapter.verdicts:
-            if row.verdict == "corrected":
-                lines.append(f"| {{doc}}`{chapter.title} </chapters/{chapter.name}>` | {row.claim} | {row.evidence} |")
+        link = f"({{doc}}`chapter </chapters/{chapter.name}>`)"
+        lines += [f"| {row.claim} {link} | {row.evidence} |" for row in chapter.verdicts if row.verdict == "corrected"]
     for chapter in chapters:
         lines += [
             "",
-            f"## {chapter.title}",
+            *_heading(chapter),
+            f"The post: {chapter.card['Post']}.",
             "",
-            f"{{doc}}`Read the chapter </chapters/{chapter.name}>`. {chapter.card['Post']}.",
-            "",
+            "| Claim | Verdict | What decides |",
+            "|---|---|---|",
         ]
-        lines += ["| Claim | Verdict | What decides |", "|---|---|---|"]
         lines += [f"| {row.claim} | {row.verdict} | {row.evidence} |" for row in chapter.verdicts]
     return "\n".join(lines)
+
+
+def _heading(chapter: Chapter) -> list[str]:
+    return [f"## {chapter.title}", "", f"{{doc}}`Read the chapter </chapters/{chapter.name}>`", ""]
 
 
 class Generated(SphinxDirective):

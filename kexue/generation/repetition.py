@@ -21,17 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from kexue._check import choice, count, number
 
 __all__ = [
-    "apply_temperature",
-    "average_repetition_probability",
-    "count_repeats",
-    "expected_repeats",
-    "nucleus",
-    "rebalance",
     "repetition_by_length",
-    "repetition_gradient",
     "repetition_rate",
+    "repetition_gradient",
+    "average_repetition_probability",
+    "expected_repeats",
+    "count_repeats",
+    "apply_temperature",
     "top_k",
+    "nucleus",
     "transition_matrix",
+    "rebalance",
 ]
 
 Matrix: TypeAlias = NDArray[np.float64]
