@@ -8,8 +8,7 @@ PORT ?= 8000
 
 VENV := .venv
 READY := $(VENV)/.ready
-BIN := $(VENV)/bin
-PY := $(BIN)/python
+PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
 NBVAL := --nbval --nbval-current-env -n 2 --dist loadfile
 
@@ -31,7 +30,7 @@ help: ## list the commands
 # The mark is written last: an interrupted installation is started afresh by the next command.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "kexue needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Try: make PYTHON=python3.12"; exit 1; }
+	  echo "kexue needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free >> 20; \
 	  free >= 3000 or sys.exit(f"{free} MB of disk are free here; the environment needs about 3000 (8000 with the CUDA build of torch)")'
 	@test -f $(READY) || rm -rf $(VENV)
@@ -40,9 +39,9 @@ $(READY): requirements.txt pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not create an environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing the exact versions of requirements.txt ..."
-	$(if $(TORCH_INDEX),$(BIN)/pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
-	$(BIN)/pip install --disable-pip-version-check --progress-bar on -r requirements.txt
-	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
+	$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $(READY)
 
 book: $(READY) ## build the book into _build/html
@@ -53,10 +52,10 @@ test: lint book ## prove everything: style, types, unit tests, all chapters, the
 	@echo "All green: style, types, unit tests, every chapter re-executed, the book built without a warning and checked."
 
 lint: $(READY)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/codespell
-	@$(BIN)/mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m codespell_lib
+	@$(PY) -m mypy
 
 chapters: $(READY) ## re-execute the chapters and compare with what is stored (CHAPTER=part/slug for one)
 	$(PYTEST) $(if $(CHAPTER),chapters/$(CHAPTER).ipynb,chapters) $(NBVAL)
@@ -72,12 +71,12 @@ serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 notebook: $(READY) ## open the chapters in JupyterLab
-	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(BIN)/pip install --disable-pip-version-check --quiet jupyterlab
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check --quiet jupyterlab
 	$(PY) -m jupyterlab chapters
 
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
-	@$(BIN)/pip install --disable-pip-version-check --quiet uv
-	@$(BIN)/uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header -o requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check --quiet uv
+	@$(PY) -m uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header -o requirements.txt
 	@$(PY) -m book_tools lock
 
 clean: ## remove everything that was built, the environment included
