@@ -428,8 +428,9 @@ def test_copies_and_pickles_work_and_leave_the_table_behind():
         assert repr(twin) == repr(rotary) == "RotaryEmbedding(8, base=500, interleaved=False)"
 
 
-def test_a_table_made_in_inference_mode_serves_training():
-    rotary = RotaryEmbedding(4)
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_table_made_in_inference_mode_serves_training(interleaved):
+    rotary = RotaryEmbedding(4, interleaved=interleaved)
     with torch.inference_mode():
         rotary(draw(9, 4))
     x = draw(9, 4).requires_grad_()
