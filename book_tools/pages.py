@@ -21,36 +21,40 @@ from sphinx.util.docutils import SphinxDirective
 from book_tools.chapter import ROOT, VERDICTS, Chapter, Check, book, contents
 
 LEDGER = "pages/ledger"
+BRIEF = dict(zip(VERDICTS, ("confirmed", "conditional", "not reproduced", "corrected"), strict=True))
 MATHJAX_FILES = ("tex-chtml-full.js", "ui/safe.js", "output/chtml/fonts/woff-v2/*.woff")
 
 
 def chapters_markdown(chapters: list[Chapter]) -> str:
-    """The chapters by part: title, question, run time, verdicts."""
+    """The chapters by part: title, question, size, verdicts."""
     lines = []
     for part, group in groupby(chapters, key=lambda chapter: chapter.name.split("/")[0]):
         lines += [f"**{part.capitalize()}**", ""]
         for chapter in group:
-            counts = Counter(verdict.verdict for verdict in chapter.verdicts)
-            summary = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
+            equations, time = len(set(chapter.labels)), chapter.card["Runs in"]
             lines += [
                 f"- {{doc}}`{chapter.title} </chapters/{chapter.name}>`  ",
                 f"  {chapter.card['Question']}  ",
-                f"  <small>{len(set(chapter.labels))} equations executed · runs in {chapter.card['Runs in']} · claims: {summary}</small>",
+                f"  <small>{equations} equations · {time} · claims: {_judged([chapter])}</small>",
             ]
         lines.append("")
     return "\n".join(lines)
+
+
+def _judged(chapters: list[Chapter]) -> str:
+    counts = Counter(verdict.verdict for chapter in chapters for verdict in chapter.verdicts)
+    return ", ".join(f"{counts[word]} {BRIEF[word]}" for word in VERDICTS if counts[word])
 
 
 def totals_markdown(chapters: list[Chapter]) -> str:
     """One line: what has been executed in the whole book."""
     labels = sum(len(set(chapter.labels)) for chapter in chapters)
     checks = sum(len(chapter.checks) for chapter in chapters)
-    claims = Counter(verdict.verdict for chapter in chapters for verdict in chapter.verdicts)
+    claims = sum(len(chapter.verdicts) for chapter in chapters)
     figures = sum(len(chapter.drawings) for chapter in chapters)
-    judged = ", ".join(f"{claims[word]} {word}" for word in VERDICTS if claims[word])
     return (
         f"**{len(chapters)} chapters** · **[{labels} labelled equations]({LEDGER}.md)**, every one executed, by {checks} checks · "
-        f"**{figures} figures**, redrawn and compared · **[{claims.total()} claims judged](pages/verdicts.md)**: {judged}"
+        f"**{figures} figures**, redrawn and compared · **[{claims} claims judged](pages/verdicts.md)**: {_judged(chapters)}"
     )
 
 
@@ -152,6 +156,11 @@ def link_chapter(app: Sphinx, what: str, name: str, thing: Any, options: Any, li
         lines += ["", f"Explained in :doc:`/chapters/{chapter}`."]
 
 
+def skip_field(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """The fields of a record are described in its docstring; Python's own line about each says nothing."""
+    return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def drop_stale_reference(app: Sphinx, config: Any) -> None:
     """Remove the generated reference pages of modules that are gone."""
     for page in (ROOT / "pages" / "reference").glob("kexue.*.rst"):
@@ -167,4 +176,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", ship_mathjax)
     app.connect("config-inited", drop_stale_reference)
     app.connect("autodoc-process-docstring", link_chapter)
+    app.connect("autodoc-skip-member", skip_field)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

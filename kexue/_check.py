@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -28,9 +29,12 @@ def number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> float:
     """A finite real number between ``low`` and ``high`` (ends included unless open); bool is refused."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    result = float(value)
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        result = float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several elements raises RuntimeError
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}") from None
     above = result > low if open_low else result >= low
     below = result < high if open_high else result <= high
     if not (math.isfinite(result) and above and below):
@@ -110,6 +114,20 @@ def alike(name: str, value: Tensor, other_name: str, other: Tensor) -> Tensor:
     """``value`` if it has the dtype and the device of ``other``."""
     if value.dtype != other.dtype:
         raise TypeError(f"{name} must have the dtype of {other_name} ({other.dtype}), got {value.dtype}")
+    return same_device(name, value, other_name, other)
+
+
+def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> Tensor:
+    """``value`` if it is on the device of ``other``."""
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name} ({other.device}), got {value.device}")
+    return value
+
+
+def generator(name: str, value: Any) -> torch.Generator | None:
+    """A random generator, or None for PyTorch's global one."""
+    import torch
+
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"{name} must be a torch.Generator or None, got {type(value).__name__}")
     return value

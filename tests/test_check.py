@@ -16,6 +16,7 @@ def test_right_arguments_pass_unchanged():
     assert _check.number("p", 1, 0, 1) == 1.0
     assert _check.choice("mode", "add", ("add", "multiply")) == "add"
     assert _check.flag("on", True) is True
+    assert _check.generator("g", None) is None
     x = torch.zeros(2, 3)
     assert _check.floating("x", x, ndim=2) is x
     assert _check.shape("x", x, (2, 3)) is x
@@ -33,6 +34,9 @@ def test_right_arguments_pass_unchanged():
         (lambda: _check.count("n", 0), ValueError, "n must be at least 1, got 0"),
         (lambda: _check.number("p", "1"), TypeError, "p must be a real number, got str"),
         (lambda: _check.number("p", True), TypeError, "p must be a real number, got bool"),
+        (lambda: _check.number("p", torch.zeros(2)), TypeError, "p must be a real number, got Tensor"),
+        (lambda: _check.number("p", np.zeros(2)), TypeError, "p must be a real number, got ndarray"),
+        (lambda: _check.generator("g", 3), TypeError, "g must be a torch.Generator or None, got int"),
         (lambda: _check.number("p", math.nan), ValueError, "p must be a finite number"),
         (lambda: _check.number("p", 0.0, 0, 1, open_low=True), ValueError, r"p must be a finite number in \(0, 1\], got 0.0"),
         (lambda: _check.number("p", 1.0, 0, 1, open_high=True), ValueError, r"in \[0, 1\), got 1.0"),
@@ -47,7 +51,11 @@ def test_right_arguments_pass_unchanged():
         (lambda: _check.boolean("mask", torch.zeros(2)), TypeError, "mask must be a boolean tensor"),
         (lambda: _check.shape("x", torch.zeros(2), (3,)), ValueError, r"x must have shape \(3,\), got \(2,\)"),
         (lambda: _check.alike("x", torch.zeros(2), "y", torch.zeros(2).double()), TypeError, "x must have the dtype of y"),
-        (lambda: _check.alike("x", torch.zeros(2, device="meta"), "y", torch.zeros(2)), ValueError, "x must be on the device of y"),
+        (
+            lambda: _check.alike("x", torch.zeros(2, device="meta"), "y", torch.zeros(2)),
+            ValueError,
+            "x must be on the device of y",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, error, words):

@@ -37,6 +37,11 @@ def test_parts_stand_in_book_order():
     assert order == sorted(order)
 
 
+def test_the_reference_lists_every_part():
+    listed = set((ROOT / "pages" / "api.md").read_text(encoding="utf-8").split())
+    assert {f"kexue.{name.split('/')[0]}" for name in contents()} | {"kexue.lab"} <= listed
+
+
 def test_importing_the_package_loads_nothing_heavy():
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import kexue"], capture_output=True, text=True, check=True

@@ -78,8 +78,7 @@ def rotary_cos_sin(positions: Tensor, freqs: Tensor, *, dtype: torch.dtype = tor
     _check.floating("freqs", freqs, ndim=1)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating dtype, got {dtype}")
-    if freqs.device != positions.device:
-        raise ValueError(f"freqs must be on the device of positions ({positions.device}), got {freqs.device}")
+    _check.same_device("freqs", freqs, "positions", positions)
     angles = positions.double().unsqueeze(-1) * freqs.double()
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -116,8 +115,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = Tru
     _check.floating("cos", cos)
     _check.alike("sin", _check.floating("sin", sin), "cos", cos)
     _check.flag("interleaved", interleaved)
-    if cos.device != x.device:
-        raise ValueError(f"cos must be on the device of x ({x.device}), got {cos.device}")
+    _check.same_device("cos", cos, "x", x)
     if sin.shape != cos.shape:
         raise ValueError(f"sin must have the shape of cos {tuple(cos.shape)}, got {tuple(sin.shape)}")
     if not (0 < cos.ndim <= x.ndim and all(c in (1, m) for c, m in zip(cos.shape[-2::-1], x.shape[-2::-1], strict=False))):
@@ -236,8 +234,7 @@ class RotaryEmbedding(nn.Module):
         if not batched and tuple(positions.shape) != (n,):
             expected = f"({n},)" if x.ndim == 2 else f"({n},) or ({x.shape[0]}, {n})"
             raise ValueError(f"positions must have shape {expected}, got {tuple(positions.shape)}")
-        if positions.device != x.device:
-            raise ValueError(f"positions must be on the device of x ({x.device}), got {positions.device}")
+        _check.same_device("positions", positions, "x", x)
         if batched:
             positions = positions.view(x.shape[0], *[1] * (x.ndim - 3), n)
         return self._computed(positions, torch.promote_types(x.dtype, torch.float32))

@@ -284,7 +284,7 @@ def random_replacement(
     token_rate = _check.number("token_rate", token_rate, 0.0, 1.0)
     if mask is not None:
         _check.shape("mask", _check.boolean("mask", mask), ids.shape)
-        _check_device("mask", mask, "ids", ids)
+        _check.same_device("mask", mask, "ids", ids)
     batch, length = ids.shape
     rows, positions, draws = (
         torch.rand(shape, dtype=torch.float32, device=ids.device, generator=generator)
@@ -348,7 +348,7 @@ def _check_chain(unary: Tensor, pairwise: Tensor) -> None:
 
 def _check_labels(labels: Tensor, unary: Tensor) -> Tensor:
     _check.shape("labels", _check.integer("labels", labels), unary.shape[:2])
-    _check_device("labels", labels, "unary", unary)
+    _check.same_device("labels", labels, "unary", unary)
     labels, size = labels.long(), unary.shape[2]
     if not torch.compiler.is_compiling():
         try:
@@ -358,11 +358,6 @@ def _check_labels(labels: Tensor, unary: Tensor) -> Tensor:
         if outside:
             raise ValueError(f"labels must lie in [0, {size - 1}], got {outside[0]}")
     return labels
-
-
-def _check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    if value.device != other.device:
-        raise ValueError(f"{name} must be on the device of {other_name} ({other.device}), got {value.device}")
 
 
 def _checked_step(log_probs: Tensor, num_prefixes: int, eos: int | None) -> Tensor:

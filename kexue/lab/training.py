@@ -28,7 +28,7 @@ def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], Callable[...,
         return functional_call(skeleton, (p, b), inputs)
 
     def forward(p: dict[str, Tensor], *inputs: Tensor) -> Any:
-        return torch.vmap(one)(p, buffers, *inputs)
+        return torch.vmap(one, randomness="different")(p, buffers, *inputs)
 
     return params, forward
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["verify", "verify_bound", "verify_statistic", "verify_order", "records", "Record", "VerificationError"]
+
 Array = NDArray[Any]
 
 

@@ -114,7 +114,7 @@ class GaussianBottleneck(nn.Module):
         autocast = x.dtype != weight.dtype and x.device == weight.device and torch.is_autocast_enabled(x.device.type)
         if not autocast:
             _check.alike("x", x, "the parameters", weight)
-        _check_generator(generator)
+        _check.generator("generator", generator)
         mean, log_var = self.mean(x), self.log_var(x)
         kl = kl_standard_normal(mean, log_var)
         if not self.training:
@@ -184,7 +184,7 @@ def rate_decomposition(
     if not bool((log_var.abs() <= 1400).all()):
         raise ValueError("log_var must lie in [-1400, 1400], got a value outside")
     _check.count("num_samples", num_samples)
-    _check_generator(generator)
+    _check.generator("generator", generator)
     # One row per latent coordinate, so that a coordinate's N values are contiguous.
     mu, v = mean.double().mT.contiguous(), log_var.double().mT.contiguous()
     sums = torch.zeros(4, dtype=torch.float64, device=mean.device)
@@ -265,8 +265,3 @@ def _check_posterior(mean: Tensor, log_var: Tensor) -> None:
     _check.floating("log_var", log_var)
     _check.shape("log_var", log_var, mean.shape)
     _check.alike("log_var", log_var, "mean", mean)
-
-
-def _check_generator(generator: torch.Generator | None) -> None:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
