@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 export PYTHONUTF8 := 1
 export JUPYTER_PLATFORM_DIRS := 1
-export MPLBACKEND :=
+unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lint chapters execute portable serve notebook lock clean
