@@ -48,7 +48,7 @@ def canonical(notebook: Notebook) -> Notebook:
         if cell["cell_type"] == "code":
             run = cell.get("execution_count") is not None
             clean["execution_count"] = len([c for c in cells if c["cell_type"] == "code"]) + 1 if run else None
-            clean["outputs"] = [_output(output) for output in cell.get("outputs", [])]
+            clean["outputs"] = _merged([_output(output) for output in cell.get("outputs", [])])
         cells.append(clean)
     return {
         "cells": cells,
@@ -56,6 +56,17 @@ def canonical(notebook: Notebook) -> Notebook:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
+
+
+def _merged(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A kernel sends what a slow cell prints in pieces; in the notebook it is one text."""
+    merged: list[dict[str, Any]] = []
+    for output in outputs:
+        if merged and output["output_type"] == "stream" and merged[-1].get("name") == output["name"]:
+            merged[-1]["text"] = "".join(merged[-1]["text"] + output["text"]).splitlines(keepends=True)
+        else:
+            merged.append(output)
+    return merged
 
 
 def _output(output: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,14 @@ def test_canonical_form_forgets_the_machine_and_counts_from_one():
     assert notebooks.canonical(form) == form
 
 
+def test_printed_pieces_are_one_text():
+    pieces = [{"output_type": "stream", "name": "stdout", "text": text} for text in ("a\nb", "c\n", "d")]
+    pieces.insert(2, figure_output(png()))
+    first, _, last = notebooks.canonical(notebook(pieces))["cells"][1]["outputs"]
+    assert first["text"] == ["a\n", "bc\n"]
+    assert last["text"] == ["d"]
+
+
 def test_identifiers_follow_the_text_and_stay_unique():
     twin = notebook()
     twin["cells"].append(copy.deepcopy(twin["cells"][1]))
