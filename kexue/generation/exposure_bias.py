@@ -257,8 +257,8 @@ def random_replacement(
     r"""Corrupt decoder inputs with random tokens of the same sequence; the labels of the loss stay clean.
 
     Each row is touched with probability ``sequence_rate``; in a touched row each position is replaced with probability
-    ``token_rate`` by a uniform draw from the row's own tokens, with multiplicity and itself included. Of a row with :math:`m`
-    distinct tokens a position therefore visibly changes with probability ``sequence_rate * token_rate`` :math:`(1 - 1/m)`.
+    ``token_rate`` by a uniform draw from the row's own tokens, with multiplicity and itself included. A token that stands at
+    :math:`k` of :math:`T` positions therefore visibly changes with probability ``sequence_rate * token_rate`` :math:`(1 - k/T)`.
 
     Args:
         ids: integer tokens, shape ``(B, T)``; either may be 0.

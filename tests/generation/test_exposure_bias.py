@@ -565,6 +565,16 @@ def test_rates_of_visible_changes_follow_the_number_of_distinct_tokens() -> None
         assert abs(rows.mean().item() - 0.15 * visible) <= 4.5 * rows.std().item() / math.sqrt(count)
 
 
+def test_a_frequent_token_changes_less_often() -> None:
+    count = 60_000
+    ids = torch.tensor([4, 4, 4, 7]).expand(count, 4)
+    changed = random_replacement(ids, generator=torch.Generator().manual_seed(0)) != ids
+    for position, multiplicity in enumerate((3, 3, 3, 1)):
+        expected = 0.15 * (1 - multiplicity / 4)
+        observed = changed[:, position].double().mean().item()
+        assert abs(observed - expected) <= 4.5 * math.sqrt(expected * (1 - expected) / count)
+
+
 def test_replacements_are_uniform_over_the_masked_in_tokens_with_multiplicity() -> None:
     ids = torch.tensor([9, 1, 1, 2, 3, 0, 0]).expand(40_000, 7)
     mask = torch.tensor([False, True, True, True, True, False, False]).expand(40_000, 7)
