@@ -10,7 +10,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
-NBVAL := --nbval --nbval-current-env -n 2 --dist loadfile
+NBVAL := --nbval --nbval-current-env --dist loadfile -n
 
 # One thread and one hash seed: stored outputs are those of this environment.
 export OMP_NUM_THREADS ?= 1
@@ -48,7 +48,7 @@ book: $(READY) ## build the book into _build/html
 	@$(PY) -m book_tools build
 
 test: lint book ## prove everything: style, types, unit tests, all chapters, the built book
-	$(PYTEST) chapters tests $(NBVAL)
+	$(PYTEST) chapters tests $(NBVAL) 2
 	@echo "All green: style, types, unit tests, every chapter re-executed, the book built without a warning and checked."
 
 lint: $(READY)
@@ -58,14 +58,14 @@ lint: $(READY)
 	@$(PY) -m mypy
 
 chapters: $(READY) ## re-execute the chapters and compare with what is stored (CHAPTER=part/slug for one)
-	$(PYTEST) $(if $(CHAPTER),chapters/$(CHAPTER).ipynb,chapters) $(NBVAL)
+	$(PYTEST) $(if $(CHAPTER),chapters/$(CHAPTER).ipynb,chapters) $(NBVAL) 2
 
 execute: $(READY) ## re-run chapters and store their outputs (CHAPTER=part/slug for one)
 	@$(PY) -m book_tools execute $(CHAPTER)
 
 portable: $(READY) ## the chapters again: plain instruction set, then two threads on another kernel set
-	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL)
-	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL)
+	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL) 2
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL) 1
 
 serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
