@@ -31,11 +31,15 @@ help: ## list the commands
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "kexue needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Try: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free >> 20; \
-	  free >= 3000 or sys.exit(f"{free} MB of disk are free here; the environment needs about 3000 (8000 with the CUDA build of torch)")'
-	@test -f $(READY) || rm -rf $(VENV)
+	@$(PYTHON) -c 'import shutil, sys; need = 3000 if "$(TORCH_INDEX)" or sys.platform != "linux" else 8000; \
+	  free = shutil.disk_usage(".").free >> 20; free >= need or "$(wildcard $(READY))" or \
+	  sys.exit(f"{free} MB of disk are free here and the environment needs about {need} (3000 with TORCH_INDEX, see README.md)")'
+	@if test -d $(VENV) && ! test -f $(READY); then \
+	  test -f $(VENV)/.kexue || { echo "$(VENV) exists and was not made by this Makefile: move it away first"; exit 1; }; \
+	  echo "Discarding a half-finished environment ..."; rm -rf $(VENV); fi
 	@rm -f $(READY)
 	@echo "Creating the environment in $(VENV) ..."
+	@mkdir -p $(VENV) && touch $(VENV)/.kexue
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not create an environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing the exact versions of requirements.txt ..."
@@ -47,7 +51,9 @@ $(READY): requirements.txt pyproject.toml
 book: $(READY) ## build the book into _build/html
 	@$(PY) -m book_tools build
 
-test: lint book ## prove everything: style, types, unit tests, all chapters, the built book
+test: lint ## prove everything: style, types, unit tests, all chapters, the built book
+	@rm -rf _build/stage
+	@$(PY) -m book_tools build
 	$(PYTEST) chapters tests $(NBVAL) 2
 	@echo "All green: style, types, unit tests, every chapter re-executed, the book built without a warning and checked."
 
@@ -71,13 +77,13 @@ serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 notebook: $(READY) ## open the chapters in JupyterLab
-	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check --quiet jupyterlab
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check --quiet --constraint requirements.txt jupyterlab
 	$(PY) -m jupyterlab chapters
 
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
-	@$(PY) -m pip install --disable-pip-version-check --quiet uv
+	@$(PY) -m pip install --disable-pip-version-check --quiet --constraint requirements.txt uv
 	@$(PY) -m uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header -o requirements.txt
 	@$(PY) -m book_tools lock
 
 clean: ## remove everything that was built, the environment included
-	rm -rf _build $(VENV) .pytest_cache .mypy_cache .ruff_cache pages/reference
+	rm -rf _build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis pages/reference

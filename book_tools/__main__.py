@@ -56,16 +56,19 @@ def _timed(name: str) -> float:
 
 def build() -> int:
     """Build the book with warnings as errors; the old site stays until the new one is whole."""
+    built = STAGE / "_build" / "html"
+    shutil.rmtree(built, ignore_errors=True)  # pages of removed chapters would stay
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command = [*jupyter_book, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
     code = subprocess.call(command, cwd=ROOT)
     if code:
+        # What was read is not read again, and would not warn again: the next build must start afresh.
+        shutil.rmtree(STAGE, ignore_errors=True)
         print("the book was not built; the lines with WARNING or ERROR above say why", file=sys.stderr)
         return code
-    built = STAGE / "_build" / "html"
-    absent = [name for name in contents() if not (built / "chapters" / f"{name}.html").is_file()]
-    if absent:
-        print(f"pages missing after the build: {', '.join(absent)}", file=sys.stderr)
+    pages = {str(path.relative_to(built / "chapters").with_suffix("")) for path in (built / "chapters").rglob("*.html")}
+    if pages != set(contents()):
+        print(f"pages and table of contents differ: {', '.join(sorted(pages ^ set(contents())))}", file=sys.stderr)
         return 1
     fresh, old = SITE.with_name("html.new"), SITE.with_name("html.old")
     for leftover in (fresh, old):

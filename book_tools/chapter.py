@@ -18,7 +18,7 @@ CARD = ("Post", "Question", "Papers", "Before this", "Package", "Runs in")
 VERDICTS = ("confirmed", "holds under a condition", "not reproduced at this scale", "corrected")
 VERDICT_SECTION = "## What the post gets right, and where we differ"
 
-LABEL = re.compile(r"\$\$\s*\((eq-[\w-]+)\)|^:label:\s*(eq-[\w-]+)", re.MULTILINE)
+LABEL = re.compile(r"\$\$[ \t]*\(([^()\s]+)\)[ \t]*$|\{math\}[^\n]*\n:label:\s*(\S+)", re.MULTILINE)
 CHECK = re.compile(r"^✓ (eq-[\w-]+): (.+?)(?: · (.+))?$", re.MULTILINE)
 ROW = re.compile(r"^\|(.+)\|\s*$", re.MULTILINE)
 

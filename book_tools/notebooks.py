@@ -36,13 +36,15 @@ def canonical(notebook: Notebook) -> Notebook:
     cells: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
     for cell in notebook["cells"]:
+        if cell.get("attachments"):
+            raise ValueError("a chapter holds no pasted pictures: draw the figure in a cell")
         text = source(cell).strip("\n")
         digest = hashlib.sha256(f"{cell['cell_type']}\n{text}".encode()).hexdigest()[:12]
         seen[digest] = seen.get(digest, 0) + 1
         clean = {
             "cell_type": cell["cell_type"],
             "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
-            "metadata": {key: cell["metadata"][key] for key in ("mystnb", "tags") if cell["metadata"].get(key)},
+            "metadata": {key: value for key, value in cell.get("metadata", {}).items() if key in ("mystnb", "tags") and value},
             "source": text.splitlines(keepends=True),
         }
         if cell["cell_type"] == "code":

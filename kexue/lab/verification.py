@@ -9,6 +9,7 @@ tolerances that would let a relative change of ``sensitivity`` (1e-3 unless the 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 __all__ = ["verify", "verify_bound", "verify_statistic", "verify_order", "records", "Record", "VerificationError"]
 
 Array = NDArray[Any]
+LABEL = re.compile(r"eq-[a-z0-9]+(-[a-z0-9]+)*")
+SMALL = 0.1  # a tolerance is judged at the entry that nine of ten exceed
 
 
 class VerificationError(AssertionError):
@@ -58,8 +61,10 @@ def verify(
         lhs, rhs: numbers, arrays or tensors of one shape (a plain number fits every shape); infinities must match exactly.
         atol, rtol: absolute and relative tolerance.
         oracle: where the second side comes from, in two or three words ("brute force", "quadrature", "autograd", "another library").
-        scale: size of the quantities that cancel where ``rhs`` is zero throughout; the tolerance is judged against it.
-        sensitivity: a relative change of ``rhs`` that the check is sure to notice; more than 1e-3 needs a ``reason``.
+        scale: size of the quantities that cancel where ``rhs`` is zero to within ``atol`` throughout; the tolerance is judged
+            against it, and the printed line names it.
+        sensitivity: a relative change that the check is sure to notice in nine of ten non-zero entries of ``rhs``; more than
+            1e-3 needs a ``reason``.
         reason: why the check cannot be sharper.
     Raises:
         VerificationError: the sides differ (the message gives the largest deviation, its index and both values), or the check could
@@ -67,22 +72,25 @@ def verify(
     """
     left, right = _pair(label, lhs, rhs)
     _require(label, atol >= 0 and rtol >= 0 and math.isfinite(atol + rtol), "tolerances must be finite and not negative")
+    _require(label, scale is None or 0 < scale < math.inf, f"scale must be positive, got {scale}")
     _declared(label, sensitivity, reason)
-    finite = right[np.isfinite(right)]
-    sizes = np.abs(finite[finite != 0])
-    if scale is not None:
-        _require(label, scale > 0 and math.isfinite(scale), f"scale must be positive, got {scale}")
-        sizes = np.append(sizes, scale)
-    typical = float(np.median(sizes)) if sizes.size else 0.0
-    if typical:
+    finite = np.abs(right[np.isfinite(right)])
+    cancels = finite.size == 0 or finite.max() <= atol
+    if cancels:
         _require(
             label,
-            atol + rtol * typical < sensitivity * typical,
-            f"the tolerance atol={atol:g}, rtol={rtol:g} would not notice a relative change of {sensitivity:g} in a quantity of size "
-            f"{typical:.3g}",
+            scale is not None or atol + rtol == 0,
+            "rhs is zero to within atol: pass scale=, the size of what cancels, or atol=0",
         )
-    elif finite.size:
-        _require(label, atol == 0, "rhs is zero throughout: pass scale=, the size of what cancels, or atol=0")
+        small = scale or 0.0
+    else:
+        small = float(np.quantile(finite[finite > 0], SMALL))
+    _require(
+        label,
+        small == 0 or atol + rtol * small < sensitivity * small,
+        f"the tolerance atol={atol:g}, rtol={rtol:g} would not notice a relative change of {sensitivity:g} in a quantity of size "
+        f"{small:.3g}",
+    )
     difference = np.zeros(left.shape, dtype=np.result_type(left, right))
     same = left == right  # infinities of one sign subtract to NaN
     np.subtract(left, right, out=difference, where=~same)
@@ -90,7 +98,8 @@ def verify(
     allowed = atol + rtol * np.where(np.isfinite(right), np.abs(right), 0.0)
     _compare(label, deviation - allowed, deviation, left, right)
     tolerance = " + ".join([f"{atol:g}"] * (atol > 0 or rtol == 0) + [f"{rtol:g} relative"] * (rtol > 0))
-    _done(label, "equal" if tolerance == "0" else f"equal within {tolerance}", oracle, sensitivity, default=1e-3)
+    check = "equal" if tolerance == "0" else f"equal within {tolerance}"
+    _done(label, check + (f" of {scale:g}" if cancels and scale else ""), oracle, sensitivity, default=1e-3)
 
 
 def verify_bound(
@@ -117,19 +126,26 @@ def verify_bound(
     for name, bound, sign in (("lower", lower, 1.0), ("upper", upper, -1.0)):
         if bound is None:
             continue
-        left, right = _pair(label, value, bound)
-        gap = sign * (left - right)
-        _compare(label, -gap - slack, -gap, left, right)
+        left, right = _pair(label, value, bound, real=True)
         size = np.maximum(np.abs(left), np.abs(right))
-        nearest = np.min(np.where(size > 0, gap / np.where(size > 0, size, 1.0), 0.0))
+        typical = float(np.median(size[np.isfinite(size)])) if np.isfinite(size).any() else 0.0
+        _require(
+            label, slack <= 1e-6 * typical, f"slack={slack:g} is for rounding: at most 1e-6 of the typical size {typical:.3g}"
+        )
+        same = left == right
+        gap = np.zeros(left.shape)
+        np.subtract(left, right, out=gap, where=~same)
+        gap *= sign
+        _compare(label, -gap - slack, -gap, left, right)
+        reached = same | (np.abs(gap) <= slack)
+        distance = np.where(reached, 0.0, (gap + slack) / np.where(reached, 1.0, size))
         _require(
             label,
-            bool(nearest <= sensitivity),
-            f"the {name} bound is never approached: its nearest relative distance is {nearest:.3g}, "
+            bool(distance.min() <= sensitivity),
+            f"the {name} bound is never approached: its nearest relative distance is {distance.min():.3g}, "
             f"the declared sensitivity {sensitivity:g}",
         )
-        _require(label, slack <= sensitivity * float(np.max(size)) or slack == 0, f"slack={slack:g} hides the {name} bound")
-        parts.append(f"{name} bound holds")
+        parts.append(f"{name} bound holds" + (f" within {slack:g}" if slack else ""))
     _done(label, " and ".join(parts), oracle, sensitivity, default=1e-3)
 
 
@@ -141,16 +157,29 @@ def verify_statistic(
     standard_error: Any,
     k: float = 4.0,
     oracle: str = "Monte Carlo",
+    scale: float | None = None,
     sensitivity: float = 1e-3,
     reason: str = "",
 ) -> None:
-    """``|estimate - expected| <= k * standard_error`` in every entry; the sampling error must not hide a change of ``sensitivity``."""
-    left, right = _pair(label, estimate, expected)
-    error, _ = _pair(label, standard_error, right)
+    """``|estimate - expected| <= k * standard_error`` in every entry.
+
+    In nine of ten entries the sampling error must not hide a change of ``sensitivity`` of the expected value (of ``scale`` where
+    every expected value is zero).
+    """
+    left, right = _pair(label, estimate, expected, real=True)
+    error, _ = _pair(label, standard_error, right, real=True)
     _declared(label, sensitivity, reason)
     _require(label, 0 < k <= 5, f"k must be in (0, 5], got {k}")
     _require(label, bool(np.all(error > 0)) and bool(np.all(np.isfinite(error))), "standard_error must be positive")
-    reach = float(np.min(k * error / np.where(right == 0, np.nan, np.abs(right)), initial=math.inf, where=right != 0))
+    sizes = np.abs(right)
+    if not sizes.any():
+        _require(
+            label,
+            scale is not None and 0 < scale < math.inf,
+            "the expected value is zero: pass scale=, the size of what is averaged",
+        )
+        sizes = np.full(sizes.shape, scale)
+    reach = float(np.quantile((k * error)[sizes > 0] / sizes[sizes > 0], 1 - SMALL))
     _require(
         label,
         reach <= sensitivity,
@@ -163,41 +192,56 @@ def verify_statistic(
 
 def verify_order(label: str, steps: Any, errors: Any, order: float, *, atol: float, oracle: str = "step refinement") -> None:
     """The errors shrink like ``step ** order``: the least-squares slope in log-log is within ``atol`` (below 0.5) of ``order``."""
-    step, error = _pair(label, steps, errors)
+    step, error = _pair(label, steps, errors, real=True)
     _require(label, step.ndim == 1 and step.size >= 3, f"at least three steps are needed, got shape {step.shape}")
     _require(
         label, bool(np.all(step > 0)) and bool(np.all(error > 0)) and step.max() > step.min(), "steps and errors must be positive"
     )
-    _require(label, 0 < atol < 0.5, f"atol must be in (0, 0.5), got {atol}")
+    _require(label, 0 < atol < min(0.5, abs(order) / 2), f"atol must be in (0, 0.5) and below half the order, got {atol}")
     slope = float(np.polyfit(np.log(step), np.log(error), 1)[0])
     _require(label, abs(slope - order) <= atol, f"order {slope:.4g} instead of {order:g} (tolerance {atol:g})")
     _done(label, f"order {order:g} within {atol:g}", oracle, 0.0, default=0.0)
 
 
-def _pair(label: str, lhs: Any, rhs: Any) -> tuple[Array, Array]:
-    if not (isinstance(label, str) and label.startswith("eq-")):
-        raise VerificationError(f"label must be the label of an equation, 'eq-...', got {label!r}")
-    left, right = _array(label, lhs), _array(label, rhs)
-    _require(label, left.size > 0 and right.size > 0, "an empty array verifies nothing")
-    plain = left.ndim == 0 or right.ndim == 0
+def _pair(label: str, lhs: Any, rhs: Any, *, real: bool = False) -> tuple[Array, Array]:
+    if not (isinstance(label, str) and LABEL.fullmatch(label)):
+        raise VerificationError(f"label must be the label of an equation, 'eq-...' in a-z, 0-9 and -, got {label!r}")
+    first, second = _array(label, lhs), _array(label, rhs)
+    _require(label, first.size > 0 and second.size > 0, "an empty array verifies nothing")
+    plain = first.ndim == 0 or second.ndim == 0
     _require(
-        label, plain or left.shape == right.shape, f"shapes {left.shape} and {right.shape} differ and would broadcast silently"
+        label,
+        plain or first.shape == second.shape,
+        f"shapes {first.shape} and {second.shape} differ and would broadcast silently",
     )
-    _require(label, not np.isnan(left).any() and not np.isnan(right).any(), "NaN")
-    _require(label, lhs is not rhs or left.ndim == 0, "both sides are the same object")
-    _require(label, left.ndim == 0 or not np.shares_memory(left, right), "both sides share memory")
-    left, right = np.broadcast_arrays(left, right)
+    _require(label, not np.isnan(first).any() and not np.isnan(second).any(), "NaN")
+    _require(label, lhs is not rhs or first.ndim == 0, "both sides are the same object")
+    _require(label, first.ndim == 0 or not np.shares_memory(first, second), "both sides share memory")
+    _require(label, not (real and (np.iscomplexobj(first) or np.iscomplexobj(second))), "complex numbers have no order")
+    left, right = np.broadcast_arrays(_wide(label, first), _wide(label, second))
     return left, right
 
 
 def _array(label: str, value: Any) -> Array:
-    if hasattr(value, "detach"):
+    """The numbers as they are; a tensor and its array share memory."""
+    if isinstance(value, (list, tuple)):
+        value = [item.detach() if hasattr(item, "detach") else item for item in value]
+    elif hasattr(value, "detach"):
         value = value.detach().cpu().resolve_conj()
-        value = (value.double() if value.is_floating_point() else value).numpy()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
     array = np.asarray(value)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.number):
-        raise VerificationError(f"{label}: compare numbers, not {array.dtype}: a truth value hides what was compared")
-    return array if np.issubdtype(array.dtype, np.complexfloating) else array.astype(np.float64, copy=False)
+    if array.dtype == bool:
+        raise VerificationError(f"{label}: compare numbers: a truth value hides what was compared")
+    if not np.issubdtype(array.dtype, np.number):
+        raise VerificationError(f"{label}: compare int, float or complex numbers, not {array.dtype}")
+    return array
+
+
+def _wide(label: str, array: Array) -> Array:
+    if np.issubdtype(array.dtype, np.integer):
+        exact = array.size == 0 or max(abs(int(array.min())), abs(int(array.max()))) <= 2**53
+        _require(label, exact, "integers above 2**53 are not exact in float64: compare their difference")
+    return array if np.iscomplexobj(array) else array.astype(np.float64, copy=False)
 
 
 def _declared(label: str, sensitivity: float, reason: str, most: float = 0.5) -> None:
@@ -221,6 +265,7 @@ def _require(label: str, condition: bool, message: str) -> None:
 
 
 def _done(label: str, check: str, oracle: str, sensitivity: float, *, default: float) -> None:
+    _require(label, not re.search(r'[\n|·"<>]', oracle), f"oracle must be two or three plain words, got {oracle!r}")
     if sensitivity > default:
         check += f", notices {100 * sensitivity:g} %" if sensitivity < 1 else ", notices a change of sign"
     _records.append(Record(label, check, oracle))

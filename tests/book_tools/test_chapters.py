@@ -1,11 +1,13 @@
 """What every chapter must carry. A failure names the chapter, the cell or label, and the remedy."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from book_tools import figures, notebooks
-from book_tools.chapter import CARD, VERDICT_SECTION, VERDICTS, Chapter, contents
+from book_tools.chapter import CARD, LABEL, ROOT, VERDICT_SECTION, VERDICTS, Chapter, contents
 
 ESCAPES = re.compile(r"nbval|raises-exception|skip-execution|remove-output", re.IGNORECASE)
 
@@ -64,6 +66,8 @@ def test_every_figure_has_alternative_text_and_a_caption(chapter):
 def test_every_labelled_equation_is_executed_and_every_check_names_one(chapter):
     labels, checked = chapter.labels, {check.label for check in chapter.checks}
     assert labels, f"{chapter.name}: no labelled equation"
+    odd = [label for label in labels if not re.fullmatch(r"eq-[a-z0-9-]+", label)]
+    assert not odd, f"{chapter.name}: name them eq-...: {odd}"
     assert len(labels) == len(set(labels)), f"{chapter.name}: a label stands twice"
     assert set(labels) - checked == set(), f"{chapter.name}: never executed: {sorted(set(labels) - checked)}; add a verify"
     assert checked - set(labels) == set(), f"{chapter.name}: no such equation: {sorted(checked - set(labels))}"
@@ -74,7 +78,7 @@ def test_an_equation_is_checked_in_the_code_that_follows_it(chapter):
     seen = set()
     for number, cell in cells(chapter):
         if cell["cell_type"] == "markdown":
-            seen |= {a or b for a, b in re.findall(r"\$\$\s*\((eq-[\w-]+)\)|:label:\s*(eq-[\w-]+)", notebooks.source(cell))}
+            seen |= {a or b for a, b in LABEL.findall(notebooks.source(cell))}
         else:
             early = set(re.findall(r"verify\w*\(\s*\"(eq-[\w-]+)\"", notebooks.source(cell))) - seen
             assert not early, f"{chapter.name}, cell {number}: {sorted(early)} executed before it is stated"
@@ -99,6 +103,14 @@ def test_the_verdicts_use_the_four_words_and_quote_printed_numbers(chapter):
             assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", chapter.printed), (
                 f"{chapter.name}: {number} is printed nowhere"
             )
+
+
+def test_prose_is_spelt_correctly(chapter):
+    prose = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", chapter.markdown, flags=re.DOTALL)
+    result = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", "-"], input=prose, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert result.returncode == 0, f"{chapter.name}: {result.stdout}"
 
 
 def test_exercises_come_with_folded_solutions_and_the_chapter_with_references(chapter):

@@ -25,7 +25,11 @@ def remove_figure(stored):
     del stored["cells"][1]["outputs"][0]["data"]["image/png"]
 
 
-@pytest.mark.parametrize("alter", [None, alter_text, alter_figure, remove_figure])
+def forget_run(stored):
+    stored["cells"][0] |= {"execution_count": None, "outputs": []}
+
+
+@pytest.mark.parametrize("alter", [None, forget_run, alter_text, alter_figure, remove_figure])
 def test_stored_outputs_must_be_reproduced(tmp_path, alter):
     shutil.copy(ROOT / "chapters" / "conftest.py", tmp_path)
     path = tmp_path / "a.ipynb"

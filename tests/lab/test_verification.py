@@ -53,6 +53,8 @@ def test_a_plain_number_fits_every_shape():
 
 
 SAME = np.ones(3)
+INTEGERS = np.arange(3)
+X32 = torch.arange(3, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,16 @@ SAME = np.ones(3)
         ([np.nan], [np.nan], {}, "NaN"),
         (1.0, np.nan, {}, "NaN"),
         (True, True, {}, "truth value"),
-        ("a", "a", {}, "compare numbers"),
+        ("a", "a", {}, "compare int, float or complex"),
+        ([10**30], [10**30], {}, "compare int, float or complex"),
+        (2**53 + 1, 2**53, {"atol": 0.0}, "not exact in float64"),
+        (1.0, 2.0, {"atol": 1.0, "scale": 1e6}, "would not notice"),
+        ([1.0] * 501 + [9e-4] * 499, [1.0] * 501 + [1e-9] * 499, {"atol": 9e-4}, "would not notice"),
+        ([np.inf], np.array([np.inf]), {"atol": 1e9}, "pass scale="),
+        (torch.ones(3), X32.detach(), {}, "deviation"),
+        (X32, X32.detach(), {}, "share memory"),
+        (INTEGERS, INTEGERS[:], {}, "share memory"),
+        (1.0, 1.0, {"oracle": "a | b"}, "plain words"),
         (SAME, SAME, {}, "same object"),
         (SAME, SAME[:], {}, "share memory"),
         (1.0, 1.0, {"atol": 1e-3}, "would not notice"),
@@ -85,7 +96,7 @@ def test_checks_that_could_not_fail_are_refused(lhs, rhs, options, words):
         verify("eq-a", lhs, rhs, **({"atol": 1e-12} | options))
 
 
-@pytest.mark.parametrize("label", ["a", "Eq-a", "", None, 3])
+@pytest.mark.parametrize("label", ["a", "Eq-a", "", None, 3, "eq-", "eq-x y", "eq-a_b"])
 def test_a_label_is_the_label_of_an_equation(label):
     with pytest.raises(VerificationError, match="label must be"):
         verify(label, 1.0, 1.0, atol=1e-12)
@@ -94,8 +105,19 @@ def test_a_label_is_the_label_of_an_equation(label):
 def test_zero_against_zero_is_judged_by_the_size_of_what_cancels():
     verify("eq-a", 1e-13, 0.0, atol=1e-12, scale=1.0)
     verify("eq-a", 0.0, 0.0, atol=0)
+    verify("eq-a", [torch.zeros(1).sum(), torch.tensor(0.0, requires_grad=True)], [0.0, 1e-14], atol=1e-12, scale=1.0)
     with pytest.raises(VerificationError, match="deviation"):
         verify("eq-a", 1e-11, 0.0, atol=1e-12, scale=1.0)
+
+
+def test_the_size_of_what_cancels_is_printed(capsys):
+    verify("eq-a", 1e-13, 0.0, atol=1e-12, scale=5.0)
+    assert capsys.readouterr().out == "✓ eq-a: equal within 1e-12 of 5\n"
+
+
+def test_equal_infinities_reach_their_bound(capsys):
+    verify_bound("eq-b", [np.inf, 1.0], upper=np.array([np.inf, 2.0]))
+    assert capsys.readouterr().out == "✓ eq-b: upper bound holds\n"
 
 
 def test_a_wider_tolerance_is_declared_and_printed(capsys):
@@ -118,7 +140,10 @@ def test_a_bound_holds_and_is_approached(capsys):
         (1.0, {"upper": 2.0, "sensitivity": 0.6}, "needs a reason"),
         (1.0, {"upper": 2.0, "sensitivity": 0.4, "reason": "loose"}, "never approached"),
         (1.0, {}, "give lower="),
-        (1.0, {"upper": 1.0, "slack": 0.1}, "hides"),
+        (1.0, {"upper": 1.0, "slack": 0.1}, "for rounding"),
+        ([-1.0, 1e6], {"lower": np.array([0.0, 1e6]), "slack": 1.0}, "for rounding"),
+        (0.9995, {"upper": 1.0, "slack": 0.00099}, "for rounding"),
+        ([1 + 5j], {"lower": 1.0}, "no order"),
         (1.0, {"upper": 1.0, "slack": -0.1}, "slack"),
         ([1.0, 2.0], {"upper": np.array([[1.0, 2.0]])}, "broadcast silently"),
         ([], {"upper": 1.0}, "empty"),
@@ -161,11 +186,23 @@ def test_a_statistic_within_its_error_passes(capsys):
         (1.0, {"standard_error": 0.0, "sensitivity": 0.05, "reason": "r"}, "standard_error must be positive"),
         (1.0, {"k": 50, "sensitivity": 0.05, "reason": "r"}, "k must be"),
         (np.nan, {"sensitivity": 0.05, "reason": "r"}, "NaN"),
+        (1.0, {"standard_error": 0.01 + 1j, "sensitivity": 0.05, "reason": "r"}, "no order"),
     ],
 )
 def test_statistics_that_fail_or_could_not_fail_are_refused(estimate, options, words):
     with pytest.raises(VerificationError, match=words):
         verify_statistic("eq-c", estimate, 1.0, **({"standard_error": 0.01} | options))
+
+
+def test_every_entry_of_a_statistic_must_be_sharp():
+    with pytest.raises(VerificationError, match="would pass unnoticed"):
+        verify_statistic("eq-c", [1.0, 500.0], [1.0, 2.0], standard_error=np.array([1e-5, 1000.0]), sensitivity=0.05, reason="r")
+
+
+def test_a_mean_of_zero_needs_the_size_of_what_is_averaged():
+    verify_statistic("eq-c", 0.001, 0.0, standard_error=0.001, scale=1.0, sensitivity=0.01, reason="10^6 signs")
+    with pytest.raises(VerificationError, match="pass scale="):
+        verify_statistic("eq-c", 0.001, 0.0, standard_error=0.001, sensitivity=0.01, reason="10^6 signs")
 
 
 def test_a_convergence_order_is_the_slope():
@@ -177,5 +214,7 @@ def test_a_convergence_order_is_the_slope():
         verify_order("eq-d", steps[:2], steps[:2] ** 4, 4, atol=0.2)
     with pytest.raises(VerificationError, match="atol must be"):
         verify_order("eq-d", steps, steps**4, 4, atol=1.0)
+    with pytest.raises(VerificationError, match="half the order"):
+        verify_order("eq-d", steps, np.ones(3), 0.3, atol=0.4)
     with pytest.raises(VerificationError, match="positive"):
         verify_order("eq-d", steps, 0 * steps, 4, atol=0.2)
