@@ -119,7 +119,7 @@ class AbsolutePositions(nn.Module):
 
     Args:
         dim: width of the position vectors, positive.
-        mode: ``"add"`` gives :math:`x_k+p_k`; ``"multiply"`` gives :math:`x_k\otimes(1+p_k)`, because a product with small
+        mode: ``"add"`` gives :math:`x_k+p_k`; ``"multiply"`` gives :math:`x_k\odot(1+p_k)`, because a product with small
             zero-mean vectors alone would erase the content; ``"concat"`` appends :math:`p_k` to the features.
     Raises:
         TypeError: ``dim`` is not an integer, or ``mode`` is not a string.
