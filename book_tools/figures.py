@@ -43,7 +43,7 @@ def compact(png: str) -> str:
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
         if image.mode == "P":
             return png
-        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     small.save(buffer, format="png", optimize=True)
     smaller = base64.b64encode(buffer.getvalue()).decode()
