@@ -86,6 +86,25 @@ def integer(name: str, value: Any, *, ndim: int | None = None) -> Tensor:
     return axes(name, checked, ndim)
 
 
+def real(name: str, value: Any) -> Tensor:
+    """An integer or real tensor (bool and complex excluded)."""
+    import torch
+
+    checked = tensor(name, value)
+    if checked.dtype == torch.bool or checked.is_complex():
+        raise TypeError(f"{name} must hold integers or real numbers, got {checked.dtype}")
+    return checked
+
+
+def floating_dtype(name: str, value: Any) -> torch.dtype:
+    """A real floating-point dtype."""
+    import torch
+
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"{name} must be a floating dtype, got {value}")
+    return value
+
+
 def boolean(name: str, value: Any) -> Tensor:
     """A boolean tensor: True means "takes part"."""
     import torch

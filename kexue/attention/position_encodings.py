@@ -65,11 +65,8 @@ def sinusoidal(positions: Tensor, dim: int, base: float = 10000.0, *, dtype: tor
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
             [0.8415, 0.5403, 0.0100, 0.9999]])
     """
-    _check.tensor("positions", positions)
-    if positions.dtype == torch.bool or positions.is_complex():
-        raise TypeError(f"positions must be integer or real, got {positions.dtype}")
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype must be a floating-point dtype, got {dtype}")
+    _check.real("positions", positions)
+    _check.floating_dtype("dtype", dtype)
     angles = positions.to(torch.float64)[..., None] * rope_frequencies(dim, base, device=positions.device)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(dtype)
 

@@ -74,18 +74,12 @@ def rotary_cos_sin(positions: Tensor, freqs: Tensor, *, dtype: torch.dtype = tor
     tensor([[ 1.0000],
             [-0.9900]])
     """
-    _real("positions", positions)
+    _check.real("positions", positions)
     _check.floating("freqs", freqs, ndim=1)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating dtype, got {dtype}")
+    _check.floating_dtype("dtype", dtype)
     _check.same_device("freqs", freqs, "positions", positions)
     angles = positions.double().unsqueeze(-1) * freqs.double()
     return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def _real(name: str, value: Any) -> None:
-    if _check.tensor(name, value).dtype == torch.bool or value.is_complex():
-        raise TypeError(f"{name} must hold integers or real numbers, got {value.dtype}")
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = True) -> Tensor:
@@ -228,7 +222,7 @@ class RotaryEmbedding(nn.Module):
         return table[0][offset:end], table[1][offset:end]
 
     def _explicit(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        _real("positions", positions)
+        _check.real("positions", positions)
         n = x.shape[-2]
         batched = x.ndim > 2 and tuple(positions.shape) == (x.shape[0], n)
         if not batched and tuple(positions.shape) != (n,):
@@ -323,7 +317,7 @@ def decay_bound(distance: Tensor, freqs: Tensor) -> Tensor:
     >>> decay_bound(torch.tensor([0, 256]), rope_frequencies(128))
     tensor([32.5000,  6.5431], dtype=torch.float64)
     """
-    _real("distance", distance)
+    _check.real("distance", distance)
     if _check.floating("freqs", freqs, ndim=1).numel() == 0:
         raise ValueError(f"freqs must hold at least one frequency, got shape {tuple(freqs.shape)}")
     cos, sin = rotary_cos_sin(distance, freqs, dtype=torch.float64)
