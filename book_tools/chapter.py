@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from book_tools import figures, notebooks
+from kexue.lab.verification import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("probability", "functions", "losses", "optimization", "representation", "generation", "attention")
@@ -21,14 +23,6 @@ VERDICT_SECTION = "## What the post gets right, and where we differ"
 LABEL = re.compile(r"\$\$[ \t]*\(([^()\s]+)\)[ \t]*$|\{math\}[^\n]*\n:label:\s*(\S+)", re.MULTILINE)
 CHECK = re.compile(r"^✓ (eq-[\w-]+): (.+?)(?: · (.+))?$", re.MULTILINE)
 ROW = re.compile(r"^\|(.+)\|\s*$", re.MULTILINE)
-
-
-class Check(NamedTuple):
-    """One executed check of an equation."""
-
-    label: str
-    check: str
-    oracle: str
 
 
 class Verdict(NamedTuple):
@@ -54,7 +48,9 @@ class Chapter:
     notebook: notebooks.Notebook
 
     @classmethod
+    @functools.cache
     def load(cls, name: str) -> Chapter:
+        """The stored chapter; read once, however many pages and tests ask for it."""
         return cls(name, notebooks.read(cls.path_of(name)))
 
     @staticmethod
@@ -85,9 +81,9 @@ class Chapter:
         return [a or b for a, b in LABEL.findall(self.markdown)]
 
     @cached_property
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[Record]:
         """The lines ``verify`` printed, in order."""
-        return [Check(*match) for match in CHECK.findall(self.printed)]
+        return [Record(*match) for match in CHECK.findall(self.printed)]
 
     @cached_property
     def verdicts(self) -> list[Verdict]:

@@ -35,6 +35,7 @@ def canonical(notebook: Notebook) -> Notebook:
     """The same notebook with cell ids made from their text, cells counted 1..n and no volatile metadata."""
     cells: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
+    count = 0
     for cell in notebook["cells"]:
         if cell.get("attachments"):
             raise ValueError("a chapter holds no pasted pictures: draw the figure in a cell")
@@ -48,8 +49,8 @@ def canonical(notebook: Notebook) -> Notebook:
             "source": text.splitlines(keepends=True),
         }
         if cell["cell_type"] == "code":
-            run = cell.get("execution_count") is not None
-            clean["execution_count"] = len([c for c in cells if c["cell_type"] == "code"]) + 1 if run else None
+            count += 1
+            clean["execution_count"] = None if cell.get("execution_count") is None else count
             clean["outputs"] = _merged([_output(output) for output in cell.get("outputs", [])])
         cells.append(clean)
     return {

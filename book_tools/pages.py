@@ -18,7 +18,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book_tools.chapter import ROOT, VERDICTS, Chapter, Check, book, contents
+from book_tools.chapter import ROOT, VERDICTS, Chapter, book, contents
+from kexue.lab.verification import Record
 
 LEDGER = "pages/ledger"
 BRIEF = dict(zip(VERDICTS, ("confirmed", "conditional", "not reproduced", "corrected"), strict=True))
@@ -66,7 +67,7 @@ def ledger_markdown(chapters: list[Chapter]) -> str:
         for label in dict.fromkeys(chapter.labels):
             equation = f'<span id="ledger-{label}"></span>{{eq}}`{label}` | `{label}`'
             checks = dict.fromkeys(check for check in chapter.checks if check.label == label)
-            for check in checks or [Check(label, "", "")]:
+            for check in checks or [Record(label, "", "")]:
                 lines.append(f"| {equation} | {check.check} | {check.oracle} | {'✓' if check.check else 'no'} |")
                 equation = " | "
         lines.append("")

@@ -19,6 +19,7 @@ __all__ = ["verify", "verify_bound", "verify_statistic", "verify_order", "record
 
 Array = NDArray[Any]
 LABEL = re.compile(r"eq-[a-z0-9]+(-[a-z0-9]+)*")
+SHARP = 1e-3  # the relative change every check notices unless it declares another, with a reason
 SMALL = 0.1  # a tolerance is judged at the entry that nine of ten exceed
 
 
@@ -51,7 +52,7 @@ def verify(
     rtol: float = 0.0,
     oracle: str = "",
     scale: float | None = None,
-    sensitivity: float = 1e-3,
+    sensitivity: float = SHARP,
     reason: str = "",
 ) -> None:
     """Both sides of the equation ``label`` are equal: ``|lhs - rhs| <= atol + rtol * |rhs|`` in every entry.
@@ -99,7 +100,7 @@ def verify(
     _compare(label, deviation - allowed, deviation, left, right)
     tolerance = " + ".join([f"{atol:g}"] * (atol > 0 or rtol == 0) + [f"{rtol:g} relative"] * (rtol > 0))
     check = "equal" if tolerance == "0" else f"equal within {tolerance}"
-    _done(label, check + (f" of {scale:g}" if cancels and scale else ""), oracle, sensitivity, default=1e-3)
+    _done(label, check + (f" of {scale:g}" if cancels and scale else ""), oracle, sensitivity)
 
 
 def verify_bound(
@@ -110,7 +111,7 @@ def verify_bound(
     upper: Any = None,
     slack: float = 0.0,
     oracle: str = "",
-    sensitivity: float = 1e-3,
+    sensitivity: float = SHARP,
     reason: str = "",
 ) -> None:
     """``lower - slack <= value <= upper + slack`` in every entry, one side or both.
@@ -146,7 +147,7 @@ def verify_bound(
             f"the declared sensitivity {sensitivity:g}",
         )
         parts.append(f"{name} bound holds" + (f" within {slack:g}" if slack else ""))
-    _done(label, " and ".join(parts), oracle, sensitivity, default=1e-3)
+    _done(label, " and ".join(parts), oracle, sensitivity)
 
 
 def verify_statistic(
@@ -158,7 +159,7 @@ def verify_statistic(
     k: float = 4.0,
     oracle: str = "Monte Carlo",
     scale: float | None = None,
-    sensitivity: float = 1e-3,
+    sensitivity: float = SHARP,
     reason: str = "",
 ) -> None:
     """``|estimate - expected| <= k * standard_error`` in every entry.
@@ -187,7 +188,7 @@ def verify_statistic(
     )
     deviation = np.abs(left - right)
     _compare(label, deviation - k * error, deviation, left, right)
-    _done(label, f"within {k:g} standard errors", oracle, sensitivity, default=1e-3)
+    _done(label, f"within {k:g} standard errors", oracle, sensitivity)
 
 
 def verify_order(label: str, steps: Any, errors: Any, order: float, *, atol: float, oracle: str = "step refinement") -> None:
@@ -200,7 +201,7 @@ def verify_order(label: str, steps: Any, errors: Any, order: float, *, atol: flo
     _require(label, 0 < atol < min(0.5, abs(order) / 2), f"atol must be in (0, 0.5) and below half the order, got {atol}")
     slope = float(np.polyfit(np.log(step), np.log(error), 1)[0])
     _require(label, abs(slope - order) <= atol, f"order {slope:.4g} instead of {order:g} (tolerance {atol:g})")
-    _done(label, f"order {order:g} within {atol:g}", oracle, 0.0, default=0.0)
+    _done(label, f"order {order:g} within {atol:g}", oracle)
 
 
 def _pair(label: str, lhs: Any, rhs: Any, *, real: bool = False) -> tuple[Array, Array]:
@@ -246,7 +247,7 @@ def _wide(label: str, array: Array) -> Array:
 
 def _declared(label: str, sensitivity: float, reason: str, most: float = 0.5) -> None:
     _require(label, 0 < sensitivity <= most, f"sensitivity must be in (0, {most:g}], got {sensitivity}")
-    _require(label, sensitivity <= 1e-3 or bool(reason.strip()), f"sensitivity={sensitivity:g} needs a reason")
+    _require(label, sensitivity <= SHARP or bool(reason.strip()), f"sensitivity={sensitivity:g} needs a reason")
 
 
 def _compare(label: str, excess: Array, deviation: Array, left: Array, right: Array) -> None:
@@ -264,9 +265,9 @@ def _require(label: str, condition: bool, message: str) -> None:
         raise VerificationError(f"{label}: {message}")
 
 
-def _done(label: str, check: str, oracle: str, sensitivity: float, *, default: float) -> None:
+def _done(label: str, check: str, oracle: str, sensitivity: float = SHARP) -> None:
     _require(label, not re.search(r'[\n|·"<>]', oracle), f"oracle must be two or three plain words, got {oracle!r}")
-    if sensitivity > default:
+    if sensitivity > SHARP:
         check += f", notices {100 * sensitivity:g} %" if sensitivity < 1 else ", notices a change of sign"
     _records.append(Record(label, check, oracle))
     print(f"✓ {label}: {check}" + (f" · {oracle}" if oracle else ""))

@@ -8,6 +8,7 @@ import pytest
 
 from book_tools import figures, notebooks
 from book_tools.chapter import CARD, LABEL, ROOT, VERDICT_SECTION, VERDICTS, Chapter, contents
+from kexue.lab.verification import LABEL as EQUATION
 
 ESCAPES = re.compile(r"nbval|raises-exception|skip-execution|remove-output", re.IGNORECASE)
 
@@ -66,7 +67,7 @@ def test_every_figure_has_alternative_text_and_a_caption(chapter):
 def test_every_labelled_equation_is_executed_and_every_check_names_one(chapter):
     labels, checked = chapter.labels, {check.label for check in chapter.checks}
     assert labels, f"{chapter.name}: no labelled equation"
-    odd = [label for label in labels if not re.fullmatch(r"eq-[a-z0-9-]+", label)]
+    odd = [label for label in labels if not EQUATION.fullmatch(label)]
     assert not odd, f"{chapter.name}: name them eq-...: {odd}"
     assert len(labels) == len(set(labels)), f"{chapter.name}: a label stands twice"
     assert set(labels) - checked == set(), f"{chapter.name}: never executed: {sorted(set(labels) - checked)}; add a verify"
