@@ -1,10 +1,11 @@
-"""What the chapters share: ``verify``, figure style, data, a seeded training loop, statistics over seeds.
+"""What the chapters share: ``verify``, checks for exercises, figure style, data, a seeded training loop, statistics over seeds.
 
 It serves the book and is no part of the library: nothing else in ``kexue`` imports it. Importing it loads neither torch, matplotlib nor
 scikit-learn; each function imports what it needs.
 """
 
 from kexue.lab.data import digits, prose
+from kexue.lab.exercises import exercise
 from kexue.lab.figures import image_grid, use_style
 from kexue.lab.statistics import mean_se, paired, verdict
 from kexue.lab.training import fit, stack
@@ -13,6 +14,7 @@ from kexue.lab.verification import VerificationError, records, verify, verify_bo
 __all__ = [
     "VerificationError",
     "digits",
+    "exercise",
     "fit",
     "image_grid",
     "mean_se",

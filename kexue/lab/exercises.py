@@ -1,0 +1,167 @@
+"""``exercise``: what a chapter offers a reader who has tried an exercise, a check that says what is wrong and not only that it is."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LABEL = re.compile(r"ex-[a-z0-9]+(-[a-z0-9]+)*")
+CASES = 2  # a function that is tried on one input only can be right by luck
+
+
+def exercise(
+    label: str,
+    answer: Any,
+    *cases: tuple[Any, ...],
+    mistakes: Sequence[tuple[Any, str]] = (),
+    atol: float = 1e-6,
+    rtol: float = 1e-6,
+) -> Callable[[Any], None]:
+    """A check of attempts at the exercise ``label``; calling it with an attempt prints one line.
+
+    The line says that the attempt is right, or what is wrong with it: a kind or shape that does not fit, an exception and where it
+    came from, an input that was changed, a known mistake, a wrong sign, factor or orientation, or the first place that differs.
+    ``...`` stands for "no attempt yet".
+
+    Args:
+        label: the label of the exercise in the text, ``ex-...``.
+        answer: the right answer: a number, an array or tensor of numbers, or a function that returns one.
+        cases: for a function, the arguments of at least two calls on which attempts are compared with it.
+        mistakes: pairs of a wrong answer of the same kind and a sentence that says which mistake leads to it; they must be told
+            apart from the answer.
+        atol, rtol: an attempt is right where ``|attempt - answer| <= atol + rtol * |answer|``.
+    Raises:
+        ValueError: the label has another form, cases are missing or not wanted, or a mistake passes as right.
+    Example:
+        >>> check = exercise("ex-sum", 5050, mistakes=[(4950, "the last number is missing")])
+        >>> check(4950)
+        ex-sum: not yet: the last number is missing
+        >>> check(5050)
+        ✓ ex-sum: right
+    """
+    if not (isinstance(label, str) and LABEL.fullmatch(label)):
+        raise ValueError(f"label must be the label of an exercise, 'ex-...' in a-z, 0-9 and -, got {label!r}")
+    if callable(answer) != (len(cases) >= CASES):
+        raise ValueError(f"cases must be at least {CASES} argument tuples for a function and none for a number, got {len(cases)}")
+
+    def judge(attempt: Any, known: Sequence[tuple[Any, str]]) -> str:
+        compare = _function if callable(answer) else _value
+        wrong = compare(attempt, answer, cases, atol, rtol)
+        named = (sentence for mistake, sentence in known if not compare(attempt, mistake, cases, atol, rtol))
+        return wrong and next(named, wrong)
+
+    for mistake, sentence in mistakes:
+        if not judge(mistake, ()):
+            raise ValueError(f"mistakes: {sentence!r} passes as right on these cases and tolerances")
+
+    def check(attempt: Any) -> None:
+        if attempt is ...:
+            print(f"{label}: put your {_wanted(answer)} in place of the dots")
+        else:
+            wrong = judge(attempt, mistakes)
+            print(f"{label}: not yet: {wrong}" if wrong else f"✓ {label}: right" + f" in {len(cases)} cases" * bool(cases))
+
+    return check
+
+
+def _wanted(answer: Any) -> str:
+    if callable(answer):
+        return f"function of ({', '.join(inspect.signature(answer).parameters)})"
+    shape = _numbers(answer).shape
+    return f"array of shape {shape}" if shape else "number"
+
+
+def _function(attempt: Any, answer: Any, cases: Sequence[tuple[Any, ...]], atol: float, rtol: float) -> str:
+    """What is wrong with a function, or nothing."""
+    if not callable(attempt):
+        return f"a {_wanted(answer)} is asked for, this is {_kind(attempt)}"
+    for number, case in enumerate(cases, 1):
+        where = f"case {number} of {len(cases)}, {_shown(answer, case)}"
+        given = copy.deepcopy(case)
+        try:
+            result = attempt(*given)
+        except Exception as error:
+            return f"{where}: it raises {type(error).__name__}: {error}"
+        for name, before, after in zip(inspect.signature(answer).parameters, case, given, strict=False):
+            if _is_numeric(before) and not np.array_equal(_numbers(before), _numbers(after), equal_nan=True):
+                return f"{where}: it changes its argument {name}; work on a copy"
+        if result is None:
+            return f"{where}: it returns nothing; is a return missing?"
+        wrong = _value(result, answer(*copy.deepcopy(case)), (), atol, rtol)
+        if wrong:
+            return f"{where}: {wrong}"
+    return ""
+
+
+def _value(attempt: Any, answer: Any, _: Sequence[Any], atol: float, rtol: float) -> str:
+    """What is wrong with a number or an array, or nothing."""
+    right = _numbers(answer)
+    if not _is_numeric(attempt):
+        return f"{_kind(attempt)} where {'an array of shape ' + str(right.shape) if right.shape else 'a number'} is asked for"
+    got = _numbers(attempt)
+    if got.shape != right.shape and not (got.size == right.size == 1):
+        turned = got.ndim == 2 and got.T.shape == right.shape
+        return f"the shape is {got.shape} instead of {right.shape}" + "; is it transposed?" * turned
+    got = got.reshape(right.shape)
+    if np.isnan(got).any() and not np.isnan(right).any():
+        return "it holds NaN" if got.ndim else "it is NaN"
+
+    def close(other: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray(np.isclose(got, other, atol=atol, rtol=rtol, equal_nan=True))
+
+    equal = close(right)
+    if equal.all():
+        return ""
+    with np.errstate(all="ignore"):
+        ratio = (got / right)[right != 0]
+        if close(-right).all():
+            return "the sign is wrong"
+        if got.ndim == 2 and got.shape == right.T.shape and close(right.T).all():
+            return "it is transposed"
+        if got.size > 1 and ratio.size == right.size and np.allclose(ratio, ratio[0], rtol=1e-6, atol=0):
+            return f"every entry is {ratio[0]:.4g} times the right one"
+        if close(1 / right).all():
+            return "it is the reciprocal of the right answer"
+    if not got.ndim:
+        return "it is complex" if np.iscomplexobj(got) else f"{got:.6g} is too {'large' if got > right else 'small'}"
+    first = tuple(int(i) for i in np.argwhere(~equal)[0])
+    place = first[0] if len(first) == 1 else first
+    return f"{int((~equal).sum())} of {got.size} entries differ, first at index {place}: {got[first]:.4g}, not {right[first]:.4g}"
+
+
+def _numbers(value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().resolve_conj()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"not a number: {value!r}")
+    return array if np.iscomplexobj(array) else array.astype(np.float64)
+
+
+def _is_numeric(value: Any) -> bool:
+    try:
+        return _numbers(value).size > 0
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _kind(value: Any) -> str:
+    return "a function" if callable(value) else f"a {type(value).__name__}"
+
+
+def _shown(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:
+    """The arguments of a call, short: numbers as they are, arrays by their shape."""
+    names = inspect.signature(answer).parameters
+    parts = []
+    for name, value in zip(names, case, strict=False):
+        array = _numbers(value) if _is_numeric(value) else None
+        small = array is None or array.size == 1
+        parts.append(f"{name} = {value}" if small else f"{name} of shape {array.shape}")  # type: ignore[union-attr]
+    return ", ".join(parts)

@@ -1,0 +1,126 @@
+"""The checks of exercises: right passes, and each kind of wrong is named."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kexue.lab import exercise
+
+
+def said(capsys, check, attempt):
+    check(attempt)
+    return capsys.readouterr().out.removesuffix("\n")
+
+
+def turn(x, angle):
+    c, s = math.cos(angle), math.sin(angle)
+    return x @ torch.tensor([[c, s], [-s, c]], dtype=x.dtype)
+
+
+CASES = [(torch.tensor([[1.0, 0.0], [0.5, 2.0]]), 0.3), (torch.tensor([[1.0, 1.0]]), -1.0)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempt", "line"),
+    [
+        (2.0, ..., "ex-a: put your number in place of the dots"),
+        (2.0, 2.0 + 1e-9, "✓ ex-a: right"),
+        (2.0, torch.tensor([2.0]), "✓ ex-a: right"),
+        (2.0, -2.0, "ex-a: not yet: the sign is wrong"),
+        (2.0, 0.5, "ex-a: not yet: it is the reciprocal of the right answer"),
+        (2.0, 2.2, "ex-a: not yet: 2.2 is too large"),
+        (2.0, 1.9, "ex-a: not yet: 1.9 is too small"),
+        (2.0, 1j, "ex-a: not yet: it is complex"),
+        (2.0, math.nan, "ex-a: not yet: it is NaN"),
+        (2.0, None, "ex-a: not yet: a NoneType where a number is asked for"),
+        (2.0, "two", "ex-a: not yet: a str where a number is asked for"),
+        (2.0, math.sin, "ex-a: not yet: a function where a number is asked for"),
+        (0.0, 0.1, "ex-a: not yet: 0.1 is too large"),
+        (math.inf, 3.0, "ex-a: not yet: 3 is too small"),
+        ([1.0, 2.0], ..., "ex-a: put your array of shape (2,) in place of the dots"),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], "ex-a: not yet: the shape is (3,) instead of (2,)"),
+        ([1.0, 2.0], [3.0, 6.0], "ex-a: not yet: every entry is 3 times the right one"),
+        ([1.0, 2.0], [1.0, 5.0], "ex-a: not yet: 1 of 2 entries differ, first at index 1: 5, not 2"),
+        ([1.0, 0.0], [2.0, 0.0], "ex-a: not yet: 1 of 2 entries differ, first at index 0: 2, not 1"),
+        ([[1.0, 2.0], [3.0, 4.0]], [[1.0, 3.0], [2.0, 4.0]], "ex-a: not yet: it is transposed"),
+        ([[1.0, 2.0, 3.0]], [[1.0], [2.0], [3.0]], "ex-a: not yet: the shape is (3, 1) instead of (1, 3); is it transposed?"),
+        ([1.0, 2.0], [1.0, math.nan], "ex-a: not yet: it holds NaN"),
+    ],
+)
+def test_numbers(capsys, answer, attempt, line):
+    assert said(capsys, exercise("ex-a", answer), attempt) == line
+
+
+def broken(x, angle):
+    raise KeyError("angle")
+
+
+def in_place(x, angle):
+    result = turn(x, angle)
+    x.zero_()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("attempt", "line"),
+    [
+        (..., "ex-turn: put your function of (x, angle) in place of the dots"),
+        (turn, "✓ ex-turn: right in 2 cases"),
+        (lambda x, angle: turn(x.double(), angle).float(), "✓ ex-turn: right in 2 cases"),
+        (lambda x, angle: turn(x, -angle), "ex-turn: not yet: it turns clockwise"),
+        (lambda x, angle: -turn(x, angle), "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: the sign is wrong"),
+        (3, "ex-turn: not yet: a function of (x, angle) is asked for, this is a int"),
+        (broken, "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: it raises KeyError: 'angle'"),
+        (in_place, "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: it changes its argument x; work on a copy"),
+        (
+            lambda x, angle: None,
+            "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: it returns nothing; is a return missing?",
+        ),
+        (
+            lambda x, angle: turn(x, abs(angle)),
+            "ex-turn: not yet: case 2 of 2, x of shape (1, 2), angle = -1.0: "
+            "2 of 2 entries differ, first at index (0, 0): -0.3012, not 1.382",
+        ),
+    ],
+)
+def test_functions(capsys, attempt, line):
+    check = exercise("ex-turn", turn, *CASES, mistakes=[(lambda x, angle: turn(x, -angle), "it turns clockwise")])
+    assert said(capsys, check, attempt) == line
+    assert torch.equal(CASES[1][0], torch.tensor([[1.0, 1.0]])), "the reader's function saw a copy"
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e3))
+def test_right_is_right_and_wrong_is_wrong_at_every_size(answer, shift):
+    import contextlib
+    import io
+
+    for attempt, right in ((answer, True), (answer + shift * max(1, abs(answer)), False)):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exercise("ex-size", answer)(attempt)
+        assert out.getvalue().startswith("✓") == right
+
+
+def test_a_known_mistake_is_named_before_anything_else(capsys):
+    check = exercise("ex-sum", 5050, mistakes=[(4950, "the last number is missing"), (-5050, "the sum runs backwards")])
+    assert said(capsys, check, np.float32(4950)) == "ex-sum: not yet: the last number is missing"
+    assert said(capsys, check, -5050) == "ex-sum: not yet: the sum runs backwards"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("eq-sum", 1.0), {}, "label"),
+        (("ex-sum", 1.0, (1,), (2,)), {}, "cases"),
+        (("ex-sum", abs), {}, "cases"),
+        (("ex-sum", abs, (1,)), {}, "cases"),
+        (("ex-sum", 1.0), {"mistakes": [(1.0 + 1e-9, "far off")]}, "passes as right"),
+        (("ex-sum", abs, (1,), (2,)), {"mistakes": [(lambda x: x, "forgot the sign")]}, "passes as right"),
+    ],
+)
+def test_a_check_that_could_not_fail_is_refused(arguments, settings, message):
+    with pytest.raises(ValueError, match=message):
+        exercise(*arguments, **settings)
