@@ -1,8 +1,11 @@
-"""What a chapter carries, read from its stored notebook: card, labelled equations, executed checks, verdicts, figures."""
+"""What a chapter carries, read from its stored notebook: card, summary, equations, checks, verdicts, symbols, figures, neighbours."""
 
 from __future__ import annotations
 
+import ast
+import base64
 import functools
+import posixpath
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +26,8 @@ VERDICT_SECTION = "## What the post gets right, and where we differ"
 LABEL = re.compile(r"\$\$[ \t]*\(([^()\s]+)\)[ \t]*$|\{math\}[^\n]*\n:label:\s*(\S+)", re.MULTILINE)
 CHECK = re.compile(r"^✓ (eq-[\w-]+): (.+?)(?: · (.+))?$", re.MULTILINE)
 ROW = re.compile(r"^\|(.+)\|\s*$", re.MULTILINE)
+SUMMARY = re.compile(r'^<div lang="zh">\n\n((?:- .+\n)+)\n</div>$', re.MULTILINE)
+SYMBOLS = ("Symbol", "Meaning", "Shape", "In `kexue`")
 
 
 class Verdict(NamedTuple):
@@ -31,6 +36,15 @@ class Verdict(NamedTuple):
     claim: str
     verdict: str
     evidence: str
+
+
+class Symbol(NamedTuple):
+    """A letter (or several with one meaning) as a chapter uses it."""
+
+    symbol: str
+    meaning: str
+    shape: str
+    where: str
 
 
 def contents() -> list[str]:
@@ -62,6 +76,10 @@ class Chapter:
         return "\n\n".join(notebooks.source(cell) for cell in self.notebook["cells"] if cell["cell_type"] == "markdown")
 
     @cached_property
+    def code(self) -> str:
+        return "\n\n".join(notebooks.source(cell) for cell in notebooks.code_cells(self.notebook))
+
+    @cached_property
     def printed(self) -> str:
         outputs = [output for cell in notebooks.code_cells(self.notebook) for output in cell["outputs"]]
         return "\n".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
@@ -74,6 +92,40 @@ class Chapter:
     def card(self) -> dict[str, str]:
         """The post card: the first table of the chapter, two columns."""
         return {row[0]: row[1] for row in self._table(self.markdown) if len(row) == 2}
+
+    @cached_property
+    def chinese_title(self) -> str:
+        """The title of the post, without its marks."""
+        return re.search(r"《(.+?)》", self.card["Post"])[1]  # type: ignore[index]
+
+    @cached_property
+    def summary(self) -> list[str]:
+        """What the chapter is about, in Chinese, line by line."""
+        match = SUMMARY.search(self.markdown)
+        return [line.removeprefix("- ") for line in match[1].splitlines()] if match else []
+
+    @cached_property
+    def symbols(self) -> list[Symbol]:
+        _, _, section = self.markdown.partition("\n## Symbols\n")
+        table = self._table(section)
+        return [Symbol(*row) for row in table[1:] if len(row) == 4] if table and tuple(table[0]) == SYMBOLS else []
+
+    @cached_property
+    def builds_on(self) -> list[str]:
+        """The chapters that the card asks to be read before, as ``part/slug``."""
+        targets = re.findall(r"\{doc\}`(?:[^`<]*<)?([^`<>]+)>?`", self.card.get("Before this", ""))
+        here = f"/chapters/{self.name}"
+        return [posixpath.normpath(posixpath.join(posixpath.dirname(here), to)).removeprefix("/chapters/") for to in targets]
+
+    @cached_property
+    def imports(self) -> dict[str, list[str]]:
+        """The modules of ``kexue`` that the chapter imports from, and what it takes from each."""
+        found: dict[str, list[str]] = {}
+        for cell in notebooks.code_cells(self.notebook):
+            for node in ast.walk(ast.parse(notebooks.source(cell))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kexue"):
+                    found.setdefault(str(node.module), []).extend(name.name for name in node.names)
+        return found
 
     @cached_property
     def labels(self) -> list[str]:
@@ -95,6 +147,21 @@ class Chapter:
         """The cells that show a figure."""
         return [cell for cell in notebooks.code_cells(self.notebook) if figures.pngs(cell["outputs"])]
 
+    @cached_property
+    def covers(self) -> list[dict[str, Any]]:
+        """The figure cells tagged for the front page; a chapter has one."""
+        return [cell for cell in self.drawings if "cover" in cell["metadata"].get("tags", [])]
+
+    @property
+    def cover(self) -> bytes:
+        """The figure of the front page, a PNG."""
+        return base64.b64decode(figures.pngs(self.covers[0]["outputs"])[0])
+
+    @property
+    def cover_text(self) -> str:
+        """What the figure of the front page shows."""
+        return str(self.covers[0]["metadata"]["mystnb"]["image"]["alt"])
+
     @staticmethod
     def _table(text: str) -> list[list[str]]:
         """The rows of the first Markdown table in ``text``, header first, without its rule."""
@@ -111,3 +178,21 @@ class Chapter:
 def book() -> list[Chapter]:
     """All chapters, in the order of the book."""
     return [Chapter.load(name) for name in contents()]
+
+
+def ancestors(name: str, builds_on: dict[str, list[str]]) -> set[str]:
+    """All chapters that ``name`` builds on, directly or through others; ``ValueError`` where they run in a circle."""
+    found: set[str] = set()
+    path: list[str] = []
+
+    def visit(chapter: str) -> None:
+        if chapter in path:
+            raise ValueError(f"prerequisites run in a circle: {' -> '.join([*path[path.index(chapter) :], chapter])}")
+        path.append(chapter)
+        for before in builds_on.get(chapter, []):
+            visit(before)
+            found.add(before)
+        path.pop()
+
+    visit(name)
+    return found

@@ -1,0 +1,198 @@
+"""What every chapter must carry. Each fault names the chapter, the cell or label, and the remedy; the build prints them and stops."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from book_tools import figures, notebooks
+from book_tools.chapter import CARD, LABEL, ROOT, SYMBOLS, VERDICT_SECTION, VERDICTS, Chapter, ancestors, book
+from kexue.lab.exercises import LABEL as EXERCISE
+from kexue.lab.verification import LABEL as EQUATION
+
+ESCAPES = re.compile(r"nbval|raises-exception|skip-execution|remove-output", re.IGNORECASE)
+POST = re.compile(r'\[<span lang="zh">《.+》</span>\]\(https://kexue\.fm/archives/\d+\), \d{1,2} \w+ 20\d\d')
+VOLATILE = re.compile(r"0x[0-9a-f]{6,}|/(home|root|tmp|work|Users)/|-0\.0+\b|\bnan\b|<[\w.]+ object")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+NO_CHECK = re.compile(r"\((a proof|to discuss)\)$")
+DECORATIONS = "mathcal|mathrm|mathbf|mathbb|mathsf|operatorname|boldsymbol|tilde|hat|bar|widetilde|text"
+HEAVIEST = 400_000  # bytes of a chapter's file
+
+
+def faults(chapters: list[Chapter] | None = None) -> list[str]:
+    """Everything that is missing or wrong in the form of the chapters (of the book, if none are given)."""
+    found = []
+    everything = book() if chapters is None else chapters
+    for chapter in everything:
+        for check in (_stored, _opening, _figures, _equations, _verdicts, _exercises, _symbols):
+            found += [f"chapters/{chapter.name}.ipynb{fault}" for fault in check(chapter)]
+    return found + list(_neighbours(everything))
+
+
+def _stored(chapter: Chapter) -> Iterator[str]:
+    """The notebook has run, in canonical form, and nothing escapes the comparison."""
+    remedy = f"; run: make execute CHAPTER={chapter.name}"
+    path = Chapter.path_of(chapter.name)
+    if path.is_file() and path.read_text(encoding="utf-8") != notebooks.dumps(chapter.notebook):
+        yield f": not in canonical form{remedy}"
+    if path.is_file() and path.stat().st_size > HEAVIEST:
+        yield f": larger than {HEAVIEST // 1000} KB; draw fewer or lighter figures"
+    counts = [cell["execution_count"] for cell in notebooks.code_cells(chapter.notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f": cells that never ran, or not in order{remedy}"
+    for number, cell in enumerate(chapter.notebook["cells"]):
+        tags = " ".join(cell["metadata"].get("tags", []))
+        if ESCAPES.search(tags):
+            yield f", cell {number}: remove the tag {tags!r}, it hides the cell from the comparison"
+        if cell["cell_type"] == "code" and re.search(r"#\s*(NBVAL|PYTEST_VALIDATE)", notebooks.source(cell)):
+            yield f", cell {number}: remove the comment that hides it from the comparison"
+        for output in cell.get("outputs", []):
+            if output["output_type"] not in ("stream", "display_data"):
+                yield f", cell {number}: print what it shows, or end the line with ';'"
+            elif output.get("name", "stdout") != "stdout":
+                yield f", cell {number}: a warning or error was stored: {''.join(output['text'])[:80]!r}; remove its cause"
+            elif not set(output.get("data", {})) <= {"text/plain", "image/png"}:
+                yield f", cell {number}: outputs are text and PNG figures, not {sorted(output['data'])}"
+    volatile = VOLATILE.search(chapter.printed)
+    if volatile:
+        yield f": the output holds {volatile[0]!r}, which another machine would print differently"
+
+
+def _opening(chapter: Chapter) -> Iterator[str]:
+    """Title, card and Chinese summary stand in the first cell."""
+    if not re.match(r"# .+\n", notebooks.source(chapter.notebook["cells"][0])):
+        yield ", cell 0: begin with the title, '# ...'"
+    if tuple(chapter.card) != CARD:
+        yield f", cell 0: the card needs the rows {', '.join(CARD)} and has {', '.join(chapter.card) or 'none'}"
+        return
+    if not POST.search(chapter.card["Post"]):
+        yield ', cell 0: the row Post reads [<span lang="zh">《title》</span>](https://kexue.fm/archives/number), day month year'
+    if f"{{py:mod}}`kexue.{chapter.name.replace('/', '.')}`" not in chapter.card["Package"]:
+        yield f", cell 0: the row Package links {{py:mod}}`kexue.{chapter.name.replace('/', '.')}`"
+    if not re.fullmatch(r"about \d+ s", chapter.card["Runs in"]):
+        yield ", cell 0: the row Runs in reads 'about 20 s'"
+    if len(chapter.summary) != 3 or not all(CHINESE.search(line) for line in chapter.summary):
+        yield (
+            f', cell 0: the summary in Chinese has {len(chapter.summary)} lines, not 3; write <div lang="zh">, a blank line, '
+            "three lines '- ...', a blank line and </div> under the card"
+        )
+
+
+def _figures(chapter: Chapter) -> Iterator[str]:
+    """One figure per cell, each with alternative text and a caption; one of them is the cover."""
+    for number, cell in enumerate(chapter.notebook["cells"]):
+        pictures, settings = figures.pngs(cell.get("outputs", [])), cell["metadata"].get("mystnb", {})
+        alt = settings.get("image", {}).get("alt", "")
+        if len(pictures) > 1:
+            yield f", cell {number}: {len(pictures)} figures; draw one figure per cell"
+        if pictures and (len(alt) < 40 or re.search(r"\w\.(png|svg)\b", alt)):
+            yield f", cell {number}: say in its metadata mystnb.image.alt what the figure shows, in a sentence or two"
+        if pictures and not settings.get("figure", {}).get("caption"):
+            yield f", cell {number}: give the figure a caption, its metadata mystnb.figure.caption"
+    if len(chapter.covers) != 1:
+        yield f": {len(chapter.covers)} figures carry the tag 'cover'; tag the one that is to stand on the front page"
+
+
+def _equations(chapter: Chapter) -> Iterator[str]:
+    """Every labelled equation is executed, after it was stated, and every check names an equation."""
+    checked = {check.label for check in chapter.checks}
+    if not chapter.labels:
+        yield ": no labelled equation; label what the chapter executes, $$ ... $$ (eq-slug-name)"
+    for label in dict.fromkeys(chapter.labels):
+        if not EQUATION.fullmatch(label):
+            yield f": the label {label} must read eq-..., in a-z, 0-9 and -"
+        elif label not in checked:
+            yield f": {label} is never executed; add a verify under it"
+        if chapter.labels.count(label) > 1:
+            yield f": the label {label} stands {chapter.labels.count(label)} times; rename all but one"
+    for label in sorted(checked - set(chapter.labels)):
+        yield f": a verify names {label}, which labels no equation; correct the name"
+    seen: set[str] = set()
+    for number, cell in enumerate(chapter.notebook["cells"]):
+        if cell["cell_type"] == "markdown":
+            seen |= {a or b for a, b in LABEL.findall(notebooks.source(cell))}
+        else:
+            for label in sorted(set(re.findall(r"verify\w*\(\s*\"(eq-[\w-]+)\"", notebooks.source(cell))) - seen):
+                yield f", cell {number}: {label} is executed before it is stated; move the cell down"
+
+
+def _verdicts(chapter: Chapter) -> Iterator[str]:
+    """The table of verdicts uses the four words and quotes only numbers that a cell prints."""
+    if VERDICT_SECTION not in chapter.markdown or len(chapter.verdicts) < 5:
+        yield f": the section {VERDICT_SECTION!r} needs a table Claim | Verdict | What decides with a row per claim, five or more"
+    for row in chapter.verdicts:
+        if row.verdict not in VERDICTS:
+            yield f": the verdict {row.verdict!r} of {row.claim!r} is none of {', '.join(VERDICTS)}"
+        if not row.evidence:
+            yield f": nothing decides {row.claim!r}; fill the third column"
+        for number in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"\{\w+\}`[^`]*`", "", row.evidence)):
+            if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", chapter.printed):
+                yield f": the verdicts quote {number}, which no cell prints"
+
+
+def _exercises(chapter: Chapter) -> Iterator[str]:
+    """Each exercise has a folded solution, and a check for the reader's attempt unless it is a proof or a discussion."""
+    titles = {label: title for title, label in re.findall(r"\{exercise\}[ \t]*([^\n]*)\n:label: ([\w-]+)", chapter.markdown)}
+    solutions = re.findall(r"\{solution\} ([\w-]+)\n:class: dropdown", chapter.markdown)
+    checks = re.findall(r"\bexercise\(\s*\"([\w-]+)\"", chapter.code)
+    if not titles:
+        yield ": no exercise; add a section ## Exercises"
+    for label, title in titles.items():
+        if not EXERCISE.fullmatch(label):
+            yield f": the label {label} must read ex-..., in a-z, 0-9 and -"
+        if solutions.count(label) != 1:
+            yield f": {label} has {solutions.count(label)} folded solutions; it needs one {{solution}} with :class: dropdown"
+        if not NO_CHECK.search(title) and label not in checks:
+            yield f": {label} offers no check; add exercise({label!r}, ...), or end its title with (a proof) or (to discuss)"
+        elif label in checks and not re.search(rf"^✓ {label}: right", chapter.printed, re.MULTILINE):
+            yield f": the solution of {label} is never handed to its check; end the solution's code with it"
+        elif label in checks and not re.search(rf"^{label}: put your ", chapter.printed, re.MULTILINE):
+            yield f": {label} has no cell for the reader's attempt; add 'attempt = ...' and hand it to the check"
+    for label in sorted(set(checks) - set(titles)):
+        yield f": a check names {label}, which labels no exercise; correct the name"
+    if "## References" not in chapter.markdown:
+        yield ": no section ## References"
+
+
+def _symbols(chapter: Chapter) -> Iterator[str]:
+    """A table of symbols, each written as a formula."""
+    if not chapter.symbols:
+        yield f": no table of symbols; add a section ## Symbols with the columns {' | '.join(SYMBOLS)} before the references"
+    for row in chapter.symbols:
+        if not letters(row.symbol) or not row.meaning:
+            yield f": the row {row.symbol!r} of the symbols needs a formula like $x$ and a meaning"
+
+
+def letters(symbol: str) -> list[str]:
+    """The letters of a cell of the symbol table, without indices, arguments and brackets: ``$B(m)$, $b_i$`` gives B and b."""
+    found = []
+    for formula in re.findall(r"\$([^$]+)\$", symbol):
+        bare = re.sub(r"^(?:\\left|\\[lr]?[vV]ert|\\langle|[\s({\[|])+", "", formula)
+        match = re.match(rf"(\\(?:{DECORATIONS}))\s*\{{?\s*(\\?[A-Za-z]+)|(\\[A-Za-z]+|[A-Za-z])", bare)
+        if match:
+            found.append(f"{match[1]}{{{match[2]}}}" if match[1] else match[3])
+    return found
+
+
+def _neighbours(chapters: list[Chapter]) -> Iterator[str]:
+    """What the chapters build on exists, comes before them, runs in no circle, and covers what their modules and cells import."""
+    names = [chapter.name for chapter in chapters]
+    graph = {chapter.name: chapter.builds_on for chapter in chapters}
+    for chapter in chapters:
+        where = f"chapters/{chapter.name}.ipynb"
+        for before in chapter.builds_on:
+            if before not in names:
+                yield f"{where}, cell 0: Before this names {before}, which is no chapter of the book; correct it or add the chapter"
+            elif names.index(before) > names.index(chapter.name):
+                yield f"{where}, cell 0: it builds on {before}, which comes later; change _toc.yml or the card"
+        try:
+            known = ancestors(chapter.name, graph) | {chapter.name}
+        except ValueError as error:
+            yield f"{where}, cell 0: {error}"
+            continue
+        module = ROOT / "kexue" / f"{chapter.name}.py"
+        nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if module.is_file() else ()
+        imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)} | set(chapter.imports)
+        for name in sorted(name for name in names if f"kexue.{name.replace('/', '.')}" in imported and name not in known):
+            yield f"{where}, cell 0: module or cells import from {name}; link that chapter in the row Before this"

@@ -1,0 +1,212 @@
+"""Each mistake in a chapter is found, and the message names the file, the cell or label, and the remedy."""
+
+import copy
+import json
+import re
+
+import pytest
+from pictures import png
+
+from book_tools.chapter import CARD, Chapter, ancestors
+from book_tools.form import faults, letters
+
+VERDICTS = "\n".join(f"| claim {i} | confirmed | {{eq}}`eq-a-b` |" for i in range(5))
+OPENING = """# A title
+
+| Post | [<span lang="zh">《标题》</span>](https://kexue.fm/archives/1), 1 May 2020 |
+|---|---|
+| Question | Why? |
+| Papers | none |
+| Before this | patience; {doc}`first` and {doc}`the second </chapters/generation/second>` |
+| Package | {py:mod}`kexue.attention.third` |
+| Runs in | about 5 s |
+
+<div lang="zh">
+
+- 第一行
+- 第二行
+- 第三行
+
+</div>
+"""
+EXERCISE = """## Exercises
+
+````{exercise}
+:label: ex-a
+How many?
+````
+
+````{solution} ex-a
+:class: dropdown
+Two.
+````
+"""
+CLOSING = f"""## What the post gets right, and where we differ
+
+| Claim | Verdict | What decides |
+|---|---|---|
+{VERDICTS}
+
+{EXERCISE}
+## Symbols
+
+| Symbol | Meaning | Shape | In `kexue` |
+|---|---|---|---|
+| $x$ | a number | number | |
+
+## References
+"""
+FIGURE = {"output_type": "display_data", "data": {"image/png": png(), "text/plain": ["<Figure>"]}, "metadata": {}}
+SAYS = {"image": {"alt": "A line that rises from the left to the right, slowly."}, "figure": {"caption": "It rises."}}
+
+
+def markdown(text):
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def code(text, printed="", **metadata):
+    outputs = [{"output_type": "stream", "name": "stdout", "text": [printed]}] if printed else []
+    return {"cell_type": "code", "metadata": metadata, "source": text, "outputs": outputs}
+
+
+def chapter(name="attention/third", edit=lambda cells: None, opening=OPENING):
+    cells = [
+        markdown(opening.replace("attention.third", name.replace("/", "."))),
+        markdown("$$ x=1 $$ (eq-a-b)"),
+        code('verify("eq-a-b", 1, 1, atol=0)', "✓ eq-a-b: equal\n"),
+        code("plot();", tags=["cover"], mystnb=copy.deepcopy(SAYS)) | {"outputs": [copy.deepcopy(FIGURE)]},
+        code('check = exercise("ex-a", 2)'),
+        code("attempt = ...\ncheck(attempt)", "ex-a: put your number in place of the dots\n"),
+        code("check(2)", "✓ ex-a: right\n"),
+        markdown(CLOSING),
+    ]
+    edit(cells)
+    for number, cell in enumerate((c for c in cells if c["cell_type"] == "code"), 1):
+        cell.setdefault("execution_count", number)
+    return Chapter(name, {"cells": cells})
+
+
+def plain(name):
+    return chapter(name, opening=re.sub(r"; \{doc\}.*\|", " |", OPENING))
+
+
+BEFORE = [plain("attention/first"), plain("generation/second")]
+
+
+def replaced(number, old, new):
+    def edit(cells):
+        assert old in cells[number]["source"]
+        cells[number]["source"] = cells[number]["source"].replace(old, new)
+
+    return edit
+
+
+def test_a_complete_chapter_has_no_fault():
+    assert faults([*BEFORE, chapter()]) == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (replaced(0, "# A title", "A title"), ", cell 0: begin with the title, '# ...'"),
+        (replaced(0, "| Runs in | about 5 s |\n", ""), ", cell 0: the card needs the rows Post, Question"),
+        (replaced(0, "https://kexue.fm", "https://example.org"), ", cell 0: the row Post reads"),
+        (replaced(0, "{py:mod}", ""), ", cell 0: the row Package links {py:mod}`kexue.attention.third`"),
+        (replaced(0, "about 5 s", "a while"), ", cell 0: the row Runs in reads 'about 20 s'"),
+        (replaced(0, "- 第二行\n", ""), ', cell 0: the summary in Chinese has 2 lines, not 3; write <div lang="zh">'),
+        (replaced(0, "- 第二行\n", "- second line\n"), ", cell 0: the summary in Chinese"),
+        (replaced(0, "`first`", "`nowhere`"), ", cell 0: Before this names attention/nowhere, which is no chapter of the book"),
+        (replaced(0, "`first`", "`third`"), ", cell 0: prerequisites run in a circle: attention/third -> attention/third"),
+        (
+            lambda cells: cells[3]["metadata"]["mystnb"]["image"].update(alt="a line"),
+            ", cell 3: say in its metadata mystnb.image.alt what the figure shows",
+        ),
+        (
+            lambda cells: cells[3]["metadata"]["mystnb"].pop("figure"),
+            ", cell 3: give the figure a caption, its metadata mystnb.figure.caption",
+        ),
+        (lambda cells: cells[3]["outputs"].append(FIGURE), ", cell 3: 2 figures; draw one figure per cell"),
+        (lambda cells: cells[3]["metadata"].pop("tags"), ": 0 figures carry the tag 'cover'; tag the one"),
+        (lambda cells: cells[2]["metadata"].update(tags=["nbval-skip"]), ", cell 2: remove the tag 'nbval-skip'"),
+        (replaced(2, "verify", "# NBVAL_SKIP\nverify"), ", cell 2: remove the comment"),
+        (lambda cells: cells[2]["outputs"][0].update(name="stderr"), ", cell 2: a warning or error was stored"),
+        (
+            lambda cells: cells[2]["outputs"].append({"output_type": "execute_result", "data": {}}),
+            ", cell 2: print what it shows, or end the line with ';'",
+        ),
+        (lambda cells: cells[3]["outputs"][0]["data"].update({"text/html": "<b>"}), ", cell 3: outputs are text and PNG figures"),
+        (lambda cells: cells[2].update(execution_count=None), ": cells that never ran, or not in order; run: make execute"),
+        (lambda cells: cells[2]["outputs"][0]["text"].append("at 0x7f3a2b1c"), ": the output holds '0x7f3a2b1c'"),
+        (replaced(1, "(eq-a-b)", "(eq-a-c)"), ": eq-a-c is never executed; add a verify under it"),
+        (replaced(1, "(eq-a-b)", "(eq-a-c)"), ": a verify names eq-a-b, which labels no equation"),
+        (replaced(1, "$$ x=1 $$ (eq-a-b)", "$$ x=1 $$ (eq-a-b)\n\n$$ x=2 $$ (eq-a-b)"), ": the label eq-a-b stands 2 times"),
+        (replaced(1, "$$ x=1 $$ (eq-a-b)", "$$ x=1 $$ (eq-a-b)\n\n$$ x=2 $$ (Eq_B)"), ": the label Eq_B must read eq-..."),
+        (lambda cells: cells.insert(1, cells.pop(2)), ", cell 1: eq-a-b is executed before it is stated; move the cell down"),
+        (replaced(7, "| claim 0 |", "claim 0"), ": the section '## What the post gets right, and where we differ' needs a table"),
+        (replaced(7, "claim 0 | confirmed", "claim 0 | true"), ": the verdict 'true' of 'claim 0' is none of confirmed"),
+        (replaced(7, "| {eq}`eq-a-b` |\n| claim 1", "| |\n| claim 1"), ": nothing decides 'claim 0'; fill the third column"),
+        (replaced(7, "{eq}`eq-a-b` |\n| claim 1", "0.25 |\n| claim 1"), ": the verdicts quote 0.25, which no cell prints"),
+        (replaced(7, "{exercise}", "{note}"), ": no exercise; add a section ## Exercises"),
+        (replaced(7, ":class: dropdown", ""), ": ex-a has 0 folded solutions"),
+        (replaced(4, "ex-a", "ex-b"), ": ex-a offers no check; add exercise('ex-a', ...), or end its title with (a proof)"),
+        (replaced(4, "ex-a", "ex-b"), ": a check names ex-b, which labels no exercise"),
+        (lambda cells: cells[6].update(outputs=[]), ": the solution of ex-a is never handed to its check"),
+        (lambda cells: cells[5].update(outputs=[]), ": ex-a has no cell for the reader's attempt"),
+        (replaced(7, "## Symbols", "## Letters"), ": no table of symbols; add a section ## Symbols with the columns Symbol | Meaning"),
+        (replaced(7, "| $x$ |", "| x |"), ": the row 'x' of the symbols needs a formula like $x$ and a meaning"),
+        (replaced(7, "## References", "## Sources"), ": no section ## References"),
+    ],
+)
+def test_each_mistake_is_named_with_its_remedy(edit, fault):
+    found = faults([*BEFORE, chapter(edit=edit)])
+    assert any(line.startswith("chapters/attention/third.ipynb" + fault) for line in found), found
+
+
+def test_a_proof_needs_no_check():
+    def edit(cells):
+        cells[7]["source"] = cells[7]["source"].replace("{exercise}", "{exercise} Twice (a proof)")
+        del cells[4:7]
+
+    assert faults([*BEFORE, chapter(edit=edit)]) == []
+
+
+def test_prerequisites_come_before_and_cover_the_imports():
+    late = faults([BEFORE[0], chapter(), BEFORE[1]])
+    assert late == [
+        "chapters/attention/third.ipynb, cell 0: it builds on generation/second, which comes later; change _toc.yml or the card"
+    ]
+
+    def imports(cells):
+        cells[2]["source"] = "from kexue.generation.second import f\n" + cells[2]["source"]
+
+    unlinked = chapter(edit=imports, opening=OPENING.replace(" and {doc}`the second </chapters/generation/second>`", ""))
+    assert faults([*BEFORE, unlinked]) == [
+        "chapters/attention/third.ipynb, cell 0: module or cells import from generation/second; "
+        "link that chapter in the row Before this"
+    ]
+
+
+def test_prerequisites_of_prerequisites_count_and_circles_are_shown():
+    assert ancestors("c", {"c": ["b"], "b": ["a"]}) == {"a", "b"}
+    with pytest.raises(ValueError, match="b -> a -> b"):
+        ancestors("c", {"c": ["b"], "b": ["a"], "a": ["b"]})
+
+
+def test_the_card_of_the_sample_is_the_card_of_the_book():
+    assert tuple(chapter().card) == CARD
+    assert chapter().chinese_title == "标题"
+    assert json.dumps(chapter().builds_on) == '["attention/first", "generation/second"]'
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("$B(m)$, $b_i$", ["B", "b"]),
+        (r"$\mathcal R_m$", [r"\mathcal{R}"]),
+        (r"$\mathrm{KL}$, $\theta_i$", [r"\mathrm{KL}", r"\theta"]),
+        (r"$\lvert q\rvert$, $(x_0,x_1)$, $\tilde{\theta}$", ["q", "x", r"\tilde{\theta}"]),
+        ("x", []),
+    ],
+)
+def test_letters_of_the_symbol_table(cell, found):
+    assert letters(cell) == found
