@@ -22,7 +22,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint chapters execute portable serve notebook lock clean
+.PHONY: help book pdf test lint chapters execute portable links serve notebook lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ $(READY): requirements.txt pyproject.toml
 book: $(READY) ## build the book into _build/html
 	@$(PY) -m book_tools build
 
+pdf: book ## print the whole book into _build/kexue.pdf (needs Chromium and a CJK font)
+	@$(PY) -m book_tools pdf
+
 test: lint ## prove everything: style, types, unit tests, all chapters, the built book
 	@rm -rf _build/stage
 	@$(PY) -m book_tools build
@@ -72,6 +75,9 @@ execute: $(READY) ## re-run chapters and store their outputs (CHAPTER=part/slug 
 portable: $(READY) ## the chapters again: plain instruction set, then two threads on another kernel set
 	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL) 2
 	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL) 1
+
+links: $(READY) ## look whether the external links of the book are alive (needs the network)
+	@$(PY) -m book_tools links
 
 serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

@@ -1,8 +1,9 @@
-"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build`` and ``lock``."""
+"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf``, ``links`` and ``lock``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -12,11 +13,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from book_tools import notebooks
+from book_tools import notebooks, pdf
 from book_tools.chapter import ROOT, Chapter, contents
+from book_tools.form import faults
 
 STAGE = ROOT / "_build" / "stage"
 SITE = ROOT / "_build" / "html"
+JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 LOCK_HEADER = (
     '# The tested set: every package of the book at an exact version, on every platform; made by "make lock".',
     "# Left out: the CUDA packages of torch on Linux, which torch itself pins exactly and the CPU build does not want.",
@@ -56,10 +59,13 @@ def _timed(name: str) -> float:
 
 def build() -> int:
     """Build the book with warnings as errors; the old site stays until the new one is whole."""
+    found = faults()
+    if found:
+        print(*found, "the book was not built; the lines above say what the chapters lack", sep="\n", file=sys.stderr)
+        return 1
     built = STAGE / "_build" / "html"
     shutil.rmtree(built, ignore_errors=True)  # pages of removed chapters would stay
-    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [*jupyter_book, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
+    command = [*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
     code = subprocess.call(command, cwd=ROOT)
     if code:
         # What was read is not read again, and would not warn again: the next build must start afresh.
@@ -82,6 +88,22 @@ def build() -> int:
     return 0
 
 
+def links() -> int:
+    """Ask every external address once; the dead ones stand in ``_build/links/broken.txt``."""
+    place = ROOT / "_build" / "links"
+    shutil.rmtree(place, ignore_errors=True)
+    subprocess.call([*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(place), "--builder", "linkcheck"], cwd=ROOT)
+    found = list(place.rglob("output.json"))
+    if not found:
+        print("the links were not checked; the lines above say why", file=sys.stderr)
+        return 1
+    answers = [json.loads(line) for line in found[0].read_text(encoding="utf-8").splitlines()]
+    broken = [f"{link['filename']}: {link['uri']} ({link['info']})" for link in answers if link["status"] in ("broken", "timeout")]
+    (place / "broken.txt").write_text("\n".join(broken) + "\n", encoding="utf-8")
+    print(*broken, f"{len(broken)} of {len(answers)} links are dead", sep="\n")
+    return int(bool(broken))
+
+
 def lock() -> int:
     """Take torch's CUDA packages out of a fresh lock: torch pins them itself, and the CPU build does not want them."""
     path = ROOT / "requirements.txt"
@@ -97,12 +119,14 @@ def main() -> int:
     run.add_argument("chapters", nargs="*", metavar="part/slug")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     commands.add_parser("build", help="build the book strictly")
+    commands.add_parser("pdf", help="print the built book")
+    commands.add_parser("links", help="check the external links")
     commands.add_parser("lock", help="finish a fresh requirements.txt")
     arguments = parser.parse_args()
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
-        return build() if arguments.command == "build" else lock()
+        return {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "lock": lock}[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)
         return 130

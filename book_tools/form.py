@@ -25,9 +25,14 @@ def faults(chapters: list[Chapter] | None = None) -> list[str]:
     found = []
     everything = book() if chapters is None else chapters
     for chapter in everything:
-        for check in (_stored, _opening, _figures, _equations, _verdicts, _exercises, _symbols):
-            found += [f"chapters/{chapter.name}.ipynb{fault}" for fault in check(chapter)]
+        checks = (_stored,) if _unrun(chapter) else (_stored, _opening, _figures, _equations, _verdicts, _exercises, _symbols)
+        found += [f"chapters/{chapter.name}.ipynb{fault}" for check in checks for fault in check(chapter)]
     return found + list(_neighbours(everything))
+
+
+def _unrun(chapter: Chapter) -> bool:
+    counts = [cell["execution_count"] for cell in notebooks.code_cells(chapter.notebook)]
+    return counts != list(range(1, len(counts) + 1))
 
 
 def _stored(chapter: Chapter) -> Iterator[str]:
@@ -38,8 +43,7 @@ def _stored(chapter: Chapter) -> Iterator[str]:
         yield f": not in canonical form{remedy}"
     if path.is_file() and path.stat().st_size > HEAVIEST:
         yield f": larger than {HEAVIEST // 1000} KB; draw fewer or lighter figures"
-    counts = [cell["execution_count"] for cell in notebooks.code_cells(chapter.notebook)]
-    if counts != list(range(1, len(counts) + 1)):
+    if _unrun(chapter):
         yield f": cells that never ran, or not in order{remedy}"
     for number, cell in enumerate(chapter.notebook["cells"]):
         tags = " ".join(cell["metadata"].get("tags", []))

@@ -1,16 +1,13 @@
-"""Sphinx extension: the pages and marks that the book generates from its stored chapters, and the files it ships for offline reading.
+"""Sphinx extension: the pages that the book generates from its stored chapters.
 
-Directives (each is Markdown made by one function below and parsed in place): ``{chapters}``, ``{totals}``, ``{ledger}``, ``{verdicts}``.
-Beside each labelled equation stands a mark that leads to its row in the ledger.
+Each directive is Markdown made by one function below and parsed in place: ``{cards}``, ``{totals}``, ``{map}``, ``{letters}``,
+``{ledger}``, ``{verdicts}``. What is added to the chapters' own pages stands in ``enrich``, what the site ships and links in ``site``.
 """
 
 from __future__ import annotations
 
-import shutil
+import html
 from collections import Counter
-from importlib.metadata import distribution
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -18,28 +15,39 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book_tools.chapter import ROOT, VERDICTS, Chapter, book, contents
+from book_tools import enrich, site
+from book_tools.chapter import ROOT, VERDICTS, Chapter, book
+from book_tools.form import letters
 from kexue.lab.verification import Record
 
 LEDGER = "pages/ledger"
 BRIEF = dict(zip(VERDICTS, ("confirmed", "conditional", "not reproduced", "corrected"), strict=True))
-MATHJAX_FILES = ("tex-chtml-full.js", "ui/safe.js", "output/chtml/fonts/woff-v2/*.woff")
+STEP, LANE = 34, 22  # of the map: pixels from chapter to chapter, and from arc to arc
 
 
-def chapters_markdown(chapters: list[Chapter]) -> str:
-    """The chapters by part: title, question, size, verdicts."""
-    lines = []
-    for part, group in groupby(chapters, key=lambda chapter: chapter.name.split("/")[0]):
-        lines += [f"**{part.capitalize()}**", ""]
-        for chapter in group:
-            equations, time = len(set(chapter.labels)), chapter.card["Runs in"]
-            lines += [
-                f"- {{doc}}`{chapter.title} </chapters/{chapter.name}>`  ",
-                f"  {chapter.card['Question']}  ",
-                f"  <small>{equations} equations · {time} · claims: {_judged([chapter])}</small>",
-            ]
-        lines.append("")
-    return "\n".join(lines)
+def cards_markdown(chapters: list[Chapter]) -> str:
+    """The chapters, a card each: figure, titles, question, part, size, time, verdicts."""
+    lines = ["::::::{grid} 1 2 2 3", ":gutter: 3", ":class-container: chapters", ""]
+    for place, chapter in enumerate(chapters, 1):
+        lines += [
+            f":::::{{grid-item-card}} {place}. {chapter.title}",
+            f":link: /chapters/{chapter.name}",
+            ":link-type: doc",
+            f":img-top: {enrich.cover_path(chapter)}",
+            f":img-alt: {chapter.cover_text}",
+            "",
+            f'<span lang="zh">《{chapter.chinese_title}》</span>',
+            "",
+            chapter.card["Question"],
+            "",
+            "::::{card-footer}",
+            f"{chapter.name.split('/')[0].capitalize()} · {len(set(chapter.labels))} equations · {chapter.card['Runs in']}  ",
+            _judged([chapter]),
+            "::::",
+            ":::::",
+            "",
+        ]
+    return "\n".join([*lines, "::::::"])
 
 
 def _judged(chapters: list[Chapter]) -> str:
@@ -57,6 +65,53 @@ def totals_markdown(chapters: list[Chapter]) -> str:
         f"**{len(chapters)} chapters** · **[{labels} labelled equations]({LEDGER}.md)**, every one executed, by {checks} checks · "
         f"**{figures} figures**, redrawn and compared · **[{claims} claims judged](pages/verdicts.md)**: {_judged(chapters)}"
     )
+
+
+def map_markdown(chapters: list[Chapter]) -> str:
+    """Which chapter builds on which: an arc from each chapter down to those that use it, and the same as a list."""
+    names = [chapter.name for chapter in chapters]
+    arcs = [(names.index(before), names.index(chapter.name)) for chapter in chapters for before in chapter.builds_on]
+    left = 24 + LANE * max((b - a for a, b in arcs), default=0)
+    rows = [
+        '<div class="map" role="group" aria-label="Chapters, and what builds on what" tabindex="0">',
+        f'<svg viewBox="0 0 {left + 600} {STEP * len(names)}">',
+        '<marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">',
+        '<path class="tip" d="M0 0L8 4L0 8z"/></marker>',
+    ]
+    for a, b in arcs:
+        reach, top, end = left - 12 - LANE * (b - a), STEP * a + 18, STEP * b + 14
+        rows.append(
+            f'<path d="M{left - 8} {top} C{reach} {top} {reach} {end} {left - 8} {end}" marker-end="url(#tip)">'
+            f"<title>{html.escape(chapters[b].title)} builds on {html.escape(chapters[a].title)}</title></path>"
+        )
+    for place, chapter in enumerate(chapters):
+        rows.append(
+            f'<a href="../chapters/{chapter.name}.html"><circle cx="{left}" cy="{STEP * place + 16}" r="5"/>'
+            f'<text x="{left + 14}" y="{STEP * place + 21}">{place + 1}. {html.escape(chapter.title)}</text></a>'
+        )
+    lines = ["```{raw} html", *rows, "</svg>", "</div>", "```", "", "| Chapter | Builds on | Used by |", "|---|---|---|"]
+    for chapter in chapters:
+        before, after = enrich.linked(chapter.builds_on), enrich.linked(enrich.used_by(chapter, chapters))
+        lines.append(f"| {{doc}}`/chapters/{chapter.name}` | {before} | {after} |")
+    return "\n".join(lines)
+
+
+def letters_markdown(chapters: list[Chapter]) -> str:
+    """The letters that mean different things in different chapters, each meaning with the numbers of its chapters."""
+    uses: dict[str, dict[str, list[int]]] = {}
+    for place, chapter in enumerate(chapters):
+        for row in chapter.symbols:
+            for letter in dict.fromkeys(letters(row.symbol)):
+                uses.setdefault(letter, {}).setdefault(row.meaning, []).append(place)
+    lines = ["| Letter | Meaning, and the chapters where it has it |", "|---|---|"]
+    for letter, meanings in sorted(uses.items(), key=lambda item: (item[0].lstrip("\\").lower(), item[0])):
+        if len(meanings) > 1 and len({place for places in meanings.values() for place in places}) > 1:
+            told = (
+                f"{meaning} ({', '.join(f'{{doc}}`{n + 1} </chapters/{chapters[n].name}>`' for n in dict.fromkeys(places))})"
+                for meaning, places in meanings.items()
+            )
+            lines.append(f"| ${letter}$ | {' · '.join(told)} |")
+    return "\n".join(lines)
 
 
 def ledger_markdown(chapters: list[Chapter]) -> str:
@@ -106,59 +161,35 @@ class Generated(SphinxDirective):
     """A directive whose content is Markdown made from all chapters."""
 
     def run(self) -> list[nodes.Node]:
-        make = {
-            "chapters": chapters_markdown,
-            "totals": totals_markdown,
-            "ledger": ledger_markdown,
-            "verdicts": verdicts_markdown,
-        }[self.name]
         self.env.note_reread()  # whatever chapters there are by then
         container = nodes.container()
         container.document = self.state.document
-        lines = StringList(make(book()).splitlines(), source=self.name)
+        lines = StringList(PAGES[self.name](book()).splitlines(), source=self.name)
         self.state.nested_parse(lines, 0, container, match_titles=True)
         return list(container.children)
 
 
-def mark_equations(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Beside each labelled equation of a chapter: a mark that leads to its row in the ledger."""
-    if app.builder.format != "html" or not docname.startswith("chapters/"):
-        return
-    checks = {check.label: check for check in Chapter.load(docname.removeprefix("chapters/")).checks}
-    page = app.builder.get_relative_uri(docname, LEDGER)
-    for equation in list(doctree.findall(nodes.math_block)):
-        check = checks.get(equation.get("label") or "")
-        if check is not None:
-            title = f"Executed: {check.check}" + (f", {check.oracle}" if check.oracle else "")
-            mark = f'<p class="executed"><a href="{page}#ledger-{check.label}" title="{title}">✓ executed</a></p>'
-            equation.parent.insert(equation.parent.index(equation) + 1, nodes.raw("", mark, format="html"))
+def mistakes_markdown(chapters: list[Chapter]) -> str:
+    """Where a reader tells of a mistake."""
+    posts = "Mistakes of the posts that we found are listed under {doc}`/pages/verdicts`."
+    if site.repository():
+        where = f"[open an issue]({site.repository()}/issues/new) that names the page and the equation, or suggest an edit"
+        return f"Please {where}. {posts}"
+    return (
+        "Please tell whoever gave you this copy, with the page and the equation; or, in a clone of the repository, correct the "
+        f"notebook, run `make test` and propose the change as CONTRIBUTING.md describes. {posts}"
+    )
 
 
-def ship_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Copy from the pinned wheel the few files of MathJax that a page needs, with the licence they come under."""
-    if exception is not None or app.builder.format != "html":
-        return
-    files = distribution("sphinx-mathjax-offline").files or []
-    root = next(Path(str(file.locate())).parent for file in files if file.name == "tex-chtml-full.js")
-    target = Path(app.outdir) / "_static" / "mathjax"
-    for pattern in MATHJAX_FILES:
-        for path in root.glob(pattern):
-            destination = target / path.relative_to(root)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, destination)
-    shutil.copyfile(ROOT / "LICENSES" / "Apache-2.0.txt", target / "LICENSE")
-
-
-def link_chapter(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """At the head of a module's reference page: a link to the chapter that explains it."""
-    chapter = name.removeprefix("kexue.").replace(".", "/")
-    if what == "module" and chapter in contents():
-        lines += ["", f"Explained in :doc:`/chapters/{chapter}`."]
-
-
-def skip_field(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
-    """The fields of a record are described in its docstring; Python's own line about each says nothing."""
-    return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
+PAGES = {
+    "mistakes": mistakes_markdown,
+    "cards": cards_markdown,
+    "totals": totals_markdown,
+    "map": map_markdown,
+    "letters": letters_markdown,
+    "ledger": ledger_markdown,
+    "verdicts": verdicts_markdown,
+}
 
 
 def drop_stale_reference(app: Sphinx, config: Any) -> None:
@@ -170,11 +201,9 @@ def drop_stale_reference(app: Sphinx, config: Any) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for name in ("chapters", "totals", "ledger", "verdicts"):
+    for name in PAGES:
         app.add_directive(name, Generated)
-    app.connect("doctree-resolved", mark_equations)
-    app.connect("build-finished", ship_mathjax)
     app.connect("config-inited", drop_stale_reference)
-    app.connect("autodoc-process-docstring", link_chapter)
-    app.connect("autodoc-skip-member", skip_field)
+    enrich.setup(app)
+    site.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

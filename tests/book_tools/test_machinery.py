@@ -177,4 +177,4 @@ def test_errata_are_the_corrected_claims():
 
 def test_totals_and_contents_count():
     assert "**[2 labelled equations](pages/ledger.md)**" in pages.totals_markdown([CHAPTER])
-    assert "1 confirmed, 1 corrected" in pages.chapters_markdown([CHAPTER])
+    assert "1 confirmed, 1 corrected" in pages.totals_markdown([CHAPTER])

@@ -1,0 +1,180 @@
+"""What the site ships so that it reads offline, and how it can be found, launched, edited and shared where its addresses are known.
+
+The addresses come from the environment of the build: ``KEXUE_REPOSITORY`` (https://github.com/owner/name) and ``KEXUE_SITE`` (where the
+pages will stand). Without them no page shows a button that leads nowhere.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.search import languages
+from sphinx.search.en import SearchEnglish
+
+from book_tools import notebooks
+from book_tools.chapter import ROOT, Chapter, contents
+
+LAUNCH = ROOT / "_build" / "launch"  # the chapters for the branch that Colab reads
+MATHJAX_FILES = ("tex-chtml-full.js", "ui/safe.js", "output/chtml/fonts/woff-v2/*.woff")
+ABOUT = "Posts of Su Jianlin's blog Scientific Spaces retold in English, with every equation executed."
+
+
+def repository() -> str:
+    """The address of the repository, or nothing."""
+    return os.environ.get("KEXUE_REPOSITORY", "").rstrip("/")
+
+
+def address() -> str:
+    """The address of the site with a slash at its end, or nothing."""
+    place = os.environ.get("KEXUE_SITE", "").rstrip("/")
+    return place and place + "/"
+
+
+def launchable(notebook: notebooks.Notebook) -> notebooks.Notebook:
+    """The chapter with a first cell that installs kexue where it is missing."""
+    setup: dict[str, Any] = {
+        "cell_type": "code",
+        "metadata": {"tags": ["hide-input"]},
+        "execution_count": None,
+        "outputs": [],
+        "source": (
+            "# Where kexue is missing (in Colab, say), install it from the repository of this book.\n"
+            "from importlib.util import find_spec\n\n"
+            'if find_spec("kexue") is None:\n'
+            f'    %pip install --quiet "kexue @ git+{repository()}" matplotlib mpmath scikit-learn'
+        ),
+    }
+    first = next(i for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code")
+    return notebook | {"cells": [*notebook["cells"][:first], setup, *notebook["cells"][first:]]}
+
+
+def ship_launchable(app: Sphinx, exception: Exception | None) -> None:
+    """Where the repository is known: the chapters that readers download or open in Colab bring their own installation."""
+    if exception is None and app.builder.format == "html" and repository():
+        shutil.rmtree(LAUNCH, ignore_errors=True)
+        for name in contents():
+            text = notebooks.dumps(launchable(Chapter.load(name).notebook))
+            for target in (LAUNCH / f"chapters/{name}.ipynb", Path(app.outdir) / f"_sources/chapters/{name}.ipynb"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+
+
+def add_buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Where the repository is known: "suggest an edit" on every page that has a source, Colab on every chapter."""
+    if not repository() or doctree is None:
+        return
+    source = Path(app.env.doc2path(pagename)).resolve().relative_to(ROOT).as_posix()
+    if source.startswith("pages/reference/"):
+        module = Path(*Path(source).stem.split("."))
+        source = (module / "__init__.py" if (ROOT / module).is_dir() else module.with_suffix(".py")).as_posix()
+    buttons = {"edit": ("Suggest an edit", "fas fa-pencil", f"{repository()}/edit/main/{source}")}
+    if source.startswith("chapters/"):
+        colab = f"https://colab.research.google.com/github/{'/'.join(repository().split('/')[-2:])}/blob/notebooks/{source}"
+        buttons["colab"] = ("Open in Colab", "fas fa-rocket", colab)
+    for label, (text, icon, url) in buttons.items():
+        context["header_buttons"].insert(
+            0, {"type": "link", "text": "", "tooltip": text, "icon": icon, "url": url, "label": f"{label}-button"}
+        )
+
+
+def add_meta(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Description of the page for search engines and for whoever shares it, with the chapter's cover."""
+    title, about, image = html.unescape(re.sub(r"<[^>]+>", "", context.get("title", ""))), ABOUT, ""
+    if pagename.startswith("chapters/"):
+        chapter = Chapter.load(pagename.removeprefix("chapters/"))
+        title, about, image = chapter.title, chapter.card["Question"], f"_images/{chapter.name.replace('/', '-')}.png"
+    tags = {
+        "description": about,
+        "og:type": "article",
+        "og:title": title,
+        "og:description": about,
+        "og:site_name": app.config.html_title,
+    }
+    if address():
+        tags |= {"og:url": f"{address()}{pagename}.html", "twitter:card": "summary_large_image" if image else "summary"}
+        tags |= {"og:image": address() + image} if image else {}
+    context["metatags"] = context.get("metatags", "") + "".join(
+        f'\n<meta {"name" if ":" not in key or key.startswith("twitter") else "property"}="{key}" content="{html.escape(value)}">'
+        for key, value in tags.items()
+    )
+
+
+def ship_sitemap(app: Sphinx, exception: Exception | None) -> None:
+    """The list of pages for search engines, where the address of the site is known."""
+    if exception is None and app.builder.format == "html" and address():
+        pages = sorted(f"{address()}{name}.html" for name in app.env.found_docs)
+        urls = "".join(f"<url><loc>{html.escape(page)}</loc></url>\n" for page in pages)
+        text = f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
+        (Path(app.outdir) / "sitemap.xml").write_text(text, encoding="utf-8")
+        (Path(app.outdir) / "robots.txt").write_text(f"User-agent: *\nSitemap: {address()}sitemap.xml\n", encoding="utf-8")
+
+
+def ship_mathjax(app: Sphinx, exception: Exception | None) -> None:
+    """Copy from the pinned wheel the few files of MathJax that a page needs, with the licence they come under."""
+    if exception is not None or app.builder.format != "html":
+        return
+    files = distribution("sphinx-mathjax-offline").files or []
+    root = next(Path(str(file.locate())).parent for file in files if file.name == "tex-chtml-full.js")
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for pattern in MATHJAX_FILES:
+        for path in root.glob(pattern):
+            destination = target / path.relative_to(root)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, destination)
+    shutil.copyfile(ROOT / "LICENSES" / "Apache-2.0.txt", target / "LICENSE")
+
+
+def ship_icons(app: Sphinx, exception: Exception | None) -> None:
+    """The two dozen icons that the pages show, as masks in a small style sheet, instead of the theme's script with two thousand."""
+    if exception is not None or app.builder.format != "html":
+        return
+    files = distribution("pydata-sphinx-theme").files or []
+    scripts = [Path(str(file.locate())) for file in files if file.match("static/scripts/fontawesome.js")]
+    library = scripts[0].read_text(encoding="utf-8")
+    used: set[str] = set()
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        used.update(re.findall(r"\bfa-([a-z-]+)", page))
+        path.write_text(re.sub(r"\s*<(?:link|script)[^>]*fontawesome[^>]*>(?:</script>)?", "", page), encoding="utf-8")
+    rules = [
+        "/*! Icons: Font Awesome Free 6 by @fontawesome - https://fontawesome.com, CC BY 4.0 */",
+        ":is(.fa-solid, .fas, .fa-brands, .fab)::before { content: ''; display: inline-block; width: 1.25em; height: 1em; "
+        "vertical-align: -0.125em; background: currentcolor; mask: var(--icon) center / contain no-repeat; }",
+        ".fa-lg { font-size: 1.25em; }",
+    ]
+    for name in sorted(used - {"solid", "brands", "regular", "lg"}):
+        match = re.search(rf'[{{,]"?{name}"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"\]', library)
+        if match is None:
+            raise ExtensionError(f"the icon {name} is not in the theme's library")
+        svg = f"%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {match[1]} {match[2]}'%3E%3Cpath d='{match[3]}'/%3E%3C/svg%3E"
+        rules.append(f'.fa-{name} {{ --icon: url("data:image/svg+xml,{svg}"); }}')
+    static = Path(app.outdir) / "_static"
+    (static / "icons.css").write_text("\n".join(rules) + "\n", encoding="utf-8")
+    for leftover in [*static.rglob("*.map"), *static.rglob("fontawesome.js*")]:
+        leftover.unlink(missing_ok=True)
+
+
+class SearchBoth(SearchEnglish):
+    """English as ever; of Chinese text also each pair of neighbouring characters, so that words of two characters are found."""
+
+    def split(self, input: str) -> list[str]:
+        runs = re.findall(r"[\u4e00-\u9fff]{2,}", input)
+        return [*super().split(input), *runs, *(run[i : i + 2] for run in runs for i in range(len(run) - 1))]
+
+
+def setup(app: Sphinx) -> None:
+    languages["en"] = SearchBoth
+    if address():
+        app.config.html_baseurl = address()
+    app.connect("html-page-context", add_buttons, priority=900)
+    app.connect("html-page-context", add_meta)
+    for ship in (ship_mathjax, ship_icons, ship_launchable, ship_sitemap):
+        app.connect("build-finished", ship)
