@@ -180,6 +180,7 @@ def link_glossary(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 def link_chapters(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """In the reference: a module leads to the chapter that explains it, a function or class to the chapters that use it."""
     module, _, short = name.rpartition(".")
+    app.env.note_reread()  # whatever the chapters use by then
     if what == "module":
         chapter = name.removeprefix("kexue.").replace(".", "/")
         lines += ["", f"Explained in :doc:`/chapters/{chapter}`."] if chapter in contents() else []

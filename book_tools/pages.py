@@ -89,10 +89,11 @@ def map_markdown(chapters: list[Chapter]) -> str:
             f'<a href="../chapters/{chapter.name}.html"><circle cx="{left}" cy="{STEP * place + 16}" r="5"/>'
             f'<text x="{left + 14}" y="{STEP * place + 21}">{place + 1}. {html.escape(chapter.title)}</text></a>'
         )
-    lines = ["```{raw} html", *rows, "</svg>", "</div>", "```", "", "| Chapter | Builds on | Used by |", "|---|---|---|"]
+    lines = ["```{raw} html", *rows, "</svg>", "</div>", "```", ""]
     for chapter in chapters:
-        before, after = enrich.linked(chapter.builds_on), enrich.linked(enrich.used_by(chapter, chapters))
-        lines.append(f"| {{doc}}`/chapters/{chapter.name}` | {before} | {after} |")
+        relations = {"builds on": chapter.builds_on, "is used by": enrich.used_by(chapter, chapters)}
+        told = "; ".join(f"{relation} {enrich.linked(others)}" for relation, others in relations.items() if others)
+        lines += [f"- {{doc}}`/chapters/{chapter.name}` {told}."] * bool(told)
     return "\n".join(lines)
 
 

@@ -36,9 +36,9 @@ def test_the_map_draws_an_arc_and_a_row_for_each_prerequisite():
     text = pages.map_markdown(BOOK)
     assert text.count("builds on A title</title>") == 2
     assert text.count('<a href="../chapters/') == 3
-    first, _, third = re.findall(r"^\| \{doc\}.*$", text, re.MULTILINE)
-    assert first.endswith("|  | {doc}`/chapters/attention/third` |")
-    assert third.endswith("| {doc}`/chapters/attention/first` · {doc}`/chapters/generation/second` |  |")
+    first, _, third = re.findall(r"^- \{doc\}.*$", text, re.MULTILINE)
+    assert first == "- {doc}`/chapters/attention/first` is used by {doc}`/chapters/attention/third`."
+    assert third.endswith("builds on {doc}`/chapters/attention/first` · {doc}`/chapters/generation/second`.")
 
 
 def test_letters_are_listed_where_chapters_differ_in_meaning():
