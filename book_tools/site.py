@@ -10,10 +10,12 @@ import html
 import os
 import re
 import shutil
+import textwrap
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.search import languages
@@ -87,20 +89,17 @@ def add_buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str
 
 def add_meta(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Description of the page for search engines and for whoever shares it, with the chapter's cover."""
-    title, about, image = html.unescape(re.sub(r"<[^>]+>", "", context.get("title", ""))), ABOUT, ""
+    title, cover = html.unescape(re.sub(r"<[^>]+>", "", context.get("title", ""))), contents()[0]
+    about = next((text.astext() for text in doctree.findall(nodes.paragraph)), ABOUT) if doctree else ABOUT
     if pagename.startswith("chapters/"):
-        chapter = Chapter.load(pagename.removeprefix("chapters/"))
-        title, about, image = chapter.title, chapter.card["Question"], f"_images/{chapter.name.replace('/', '-')}.png"
-    tags = {
-        "description": about,
-        "og:type": "article",
-        "og:title": title,
-        "og:description": about,
-        "og:site_name": app.config.html_title,
-    }
+        cover = pagename.removeprefix("chapters/")
+        title, about = Chapter.load(cover).title, Chapter.load(cover).card["Question"]
+    about = textwrap.shorten(about, 200, placeholder=" …")
+    tags = {"description": about, "og:type": "article", "og:title": title, "og:description": about}
+    tags["og:site_name"] = app.config.html_title
     if address():
-        tags |= {"og:url": f"{address()}{pagename}.html", "twitter:card": "summary_large_image" if image else "summary"}
-        tags |= {"og:image": address() + image} if image else {}
+        tags["og:url"], tags["twitter:card"] = f"{address()}{pagename}.html", "summary_large_image"
+        tags["og:image"] = f"{address()}_images/{cover.replace('/', '-')}.png"
     context["metatags"] = context.get("metatags", "") + "".join(
         f'\n<meta {"name" if ":" not in key or key.startswith("twitter") else "property"}="{key}" content="{html.escape(value)}">'
         for key, value in tags.items()
