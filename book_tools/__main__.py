@@ -98,7 +98,9 @@ def links() -> int:
         print("the links were not checked; the lines above say why", file=sys.stderr)
         return 1
     answers = [json.loads(line) for line in found[0].read_text(encoding="utf-8").splitlines()]
-    broken = [f"{link['filename']}: {link['uri']} ({link['info']})" for link in answers if link["status"] in ("broken", "timeout")]
+    broken = [
+        f"{link['filename']}: {link['uri']} ({link['info']})" for link in answers if link["status"] in ("broken", "timeout")
+    ]
     (place / "broken.txt").write_text("\n".join(broken) + "\n", encoding="utf-8")
     print(*broken, f"{len(broken)} of {len(answers)} links are dead", sep="\n")
     return int(bool(broken))
@@ -126,7 +128,8 @@ def main() -> int:
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
-        return {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "lock": lock}[arguments.command]()
+        others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "lock": lock}
+        return others[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)
         return 130

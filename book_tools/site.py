@@ -162,11 +162,25 @@ def ship_icons(app: Sphinx, exception: Exception | None) -> None:
 
 
 class SearchBoth(SearchEnglish):
-    """English as ever; of Chinese text also each pair of neighbouring characters, so that words of two characters are found."""
+    """English as ever; Chinese text, and what is asked for in Chinese, by its pairs of neighbouring characters."""
+
+    js_splitter_code = r"""
+function splitQuery(query) {
+  const words = query.split(/[^\p{Letter}\p{Number}_\p{Emoji_Presentation}]+/gu).filter((term) => term);
+  const runs = words.flatMap((word) => word.match(/[\u4e00-\u9fff]+|[^\u4e00-\u9fff]+/g));
+  return runs.flatMap((run) => (/^[\u4e00-\u9fff]{3}/.test(run) ? [...run].slice(1).map((sign, i) => run[i] + sign) : [run]));
+}
+"""
 
     def split(self, input: str) -> list[str]:
         runs = re.findall(r"[\u4e00-\u9fff]{2,}", input)
-        return [*super().split(input), *runs, *(run[i : i + 2] for run in runs for i in range(len(run) - 1))]
+        return [*super().split(input), *(run[i : i + 2] for run in runs for i in range(len(run) - 1))]
+
+
+def name_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """The role that docutils gives to the entries of a bibliography is deprecated."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 
 
 def setup(app: Sphinx) -> None:
@@ -175,5 +189,6 @@ def setup(app: Sphinx) -> None:
         app.config.html_baseurl = address()
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("html-page-context", add_meta)
+    app.connect("html-page-context", name_roles)
     for ship in (ship_mathjax, ship_icons, ship_launchable, ship_sitemap):
         app.connect("build-finished", ship)

@@ -7,7 +7,7 @@
 
   // What is wider than its column scrolls by itself; the Tab key then reaches it and the arrow keys move it.
   const SCROLLERS = {
-    "mjx-container[display=true], div.math": "Formula",
+    "mjx-container[display=true], span.math": "Formula",
     ".pst-scrollable-table-container, table": "Table",
     "figure, .cell_output > .output": "Figure",
     pre: "Code",
@@ -15,7 +15,8 @@
   const nameOf = (box) => Object.entries(SCROLLERS).find(([selector]) => box.matches(selector))[1];
 
   const mark = (box) => {
-    const wide = box.scrollWidth > box.clientWidth && box.clientWidth > 0 && /auto|scroll/.test(getComputedStyle(box).overflowX);
+    // Accents overhang their letter by a pixel or two; they need no scrolling.
+    const wide = box.scrollWidth > box.clientWidth + 4 && box.clientWidth > 0 && getComputedStyle(box).overflowX !== "visible";
     if (wide === (box.dataset.scrolls !== undefined)) return;
     if (wide) {
       box.dataset.scrolls = "";
@@ -35,6 +36,13 @@
     document.querySelectorAll(selector.join()).forEach((box) => sizes.observe(box));
   };
   addEventListener("load", () => Promise.resolve(window.MathJax?.startup?.promise).then(watch));
+
+  // The arrows that unfold the table of contents have no text.
+  addEventListener("DOMContentLoaded", () => {
+    for (const arrow of document.querySelectorAll("summary:has(.toctree-toggle)")) {
+      arrow.setAttribute("aria-label", `Pages under ${arrow.closest("li").querySelector("a").textContent.trim()}`);
+    }
+  });
 
   // Paper has nothing to click on.
   addEventListener("beforeprint", () => {

@@ -1,30 +1,21 @@
 """The built book in a real browser at desktop width, and what is asked once of the whole site; ``browsing`` says what is looked at."""
 
+import random
+
 import pytest
-from browsing import CHAPTERS, COLOURS, NARROW, PAGES, SETTLE, TAGS, WIDE, Journal, address, needed, opened, report, visit
+from browsing import CHAPTERS, COLOURS, PAGES, TAGS, WEIGHT, WIDE, Journal, address, heavy, report, slow, tab, visit
 from playwright.sync_api import TimeoutError
-
-from book_tools import browser
-
-pytestmark = needed
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browser.launch() as running:
-        yield running
-
-
-@pytest.fixture
-def page(chromium, request):
-    page = opened(chromium, getattr(request, "param", WIDE))
-    yield page
-    page.context.close()
+def page():
+    with tab(WIDE) as page:
+        yield page
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_at_desktop_width(page, name):
-    found = visit(page, address(name), WIDE, ("light", COLOURS), ("dark", TAGS))
+    found = visit(page, address(name), ("light", COLOURS), ("dark", TAGS))
     assert not found, report(found)
 
 
@@ -38,13 +29,15 @@ SEARCHES = {
 
 @pytest.mark.parametrize(("words", "chapter"), SEARCHES.items())
 def test_search_finds_a_chapter_from_disk(page, words, chapter):
-    journal = Journal(page)
-    page.goto(address(f"search.html?q={words}"))
-    hit = page.locator(f"#search-results a[href*='chapters/{chapter}.html']").first
-    try:
-        hit.wait_for(timeout=5000)
-    except TimeoutError:
-        pytest.fail(f"search for {words} does not list {chapter}; it says: {page.locator('#search-results').inner_text()[:300]}")
+    with Journal(page) as journal:
+        page.goto(address(f"search.html?q={words}"))
+        hits = page.locator(f"#search-results a[href*='chapters/{chapter}.html']")
+        try:
+            hits.first.wait_for(timeout=5000)
+        except TimeoutError:
+            pytest.fail(
+                f"{words} does not lead to {chapter}; the page says: {page.locator('#search-results').inner_text()[:300]}"
+            )
     assert not journal.complaints, report(journal.complaints)
 
 
@@ -79,22 +72,58 @@ def test_links_of_the_ledger_land_on_their_equations(page, name):
     assert not lost, report(lost)
 
 
-@pytest.mark.parametrize("page", [NARROW], indirect=True)
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_wide_formulas_are_reached_by_tab_and_moved_by_arrow_keys(page, name):
-    page.goto(address(name))
-    page.evaluate(SETTLE)
-    wide = page.locator("mjx-container[data-scrolls]")
-    assert wide.count(), "no formula is wider than a telephone; this test then needs another page"
-    wide.first.evaluate(
-        "formula => { formula.scrollIntoView(); getSelection().collapse(formula.closest('.math').parentElement, 0); }"
-    )
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.matches('mjx-container')"):
-            break
-    else:
-        pytest.fail("Tab does not reach the first wide formula: does book.js run?")
-    page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0", timeout=5000)
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')")
+BAD = """<!doctype html><html lang="en"><title>Bad</title><script>
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => { document.documentElement.dataset.theme = scheme.matches ? "dark" : "light"; };
+  scheme.onchange = follow; follow(); console.error("a message"); console.warn("harmless?"); setTimeout(() => lost());
+</script><link rel="stylesheet" href="missing.css">
+<main><article><h2>Two</h2><h4>Four</h4><p>中文 and \\(x\\) and <span lang="zh">中文</span></p>
+<p style="color: #999">pale</p><img alt="none" src="missing.png"><img alt="far" src="https://example.invalid/far.png">
+<span class="math">raw</span><span class="math"><mjx-container><mjx-merror>?</mjx-merror></mjx-container></span>
+<span class="math"><mjx-container><mjx-math><mjx-mtext style="color: red">macro</mjx-mtext></mjx-math></mjx-container></span>
+<span class="math" style="display: block; overflow: hidden; width: 50px">
+<mjx-container><mjx-math style="display: inline-block; width: 90px">long</mjx-math></mjx-container></span>
+<p style="width: 20px; overflow: auto; white-space: nowrap">a line that scrolls</p><p style="width: 3000px">wide</p></article></main>"""
+
+
+def test_a_bad_page_meets_every_complaint(page, tmp_path):
+    (tmp_path / "bad.html").write_text(BAD, encoding="utf-8")
+    said = report(visit(page, (tmp_path / "bad.html").as_uri(), ("light", COLOURS), ("dark", TAGS)))
+    for word in (
+        "not loaded: file:///",
+        "asks another machine for https://example.invalid/far.png",
+        "console error: a message",
+        "console warning: harmless?",
+        "script error: lost is not defined",
+        "a formula is not set",
+        "TeX error",
+        "a formula has a colour of its own (an unknown macro is red): macro",
+        "a formula is cut off by 40 px",
+        "the page scrolls sideways",
+        "Tab does not reach what scrolls",
+        "a picture is not loaded",
+        "exactly one h1",
+        "a heading of level 2 follows level 0",
+        "a heading of level 4 follows level 2",
+        'Chinese outside lang="zh": <p>中文 and',
+        "TeX stands in the text as it is",
+        "light: axe color-contrast",
+        "dark: axe scrollable-region-focusable",
+    ):
+        assert word in said, f"not found: {word}\n{said}"
+    assert said.count("Chinese outside") == 2  # once a scheme, and not for the marked one
+
+
+@pytest.mark.parametrize(("paint", "typeset", "words"), [(300, 900, ""), (900, 300, "comes after"), (None, 900, "comes after")])
+def test_a_page_that_waits_for_its_formulas_is_told(paint, typeset, words):
+    class Stopwatch:
+        def evaluate(self, script):
+            return paint, typeset
+
+    assert words in "".join(slow(Stopwatch())) and bool(slow(Stopwatch())) == bool(words)
+
+
+def test_a_heavy_chapter_is_told(tmp_path):
+    (tmp_path / "noise").write_bytes(random.Random(0).randbytes(WEIGHT * 1001))
+    assert "largest: noise 70" in heavy([tmp_path / "noise"])[0]
+    assert not heavy([])
