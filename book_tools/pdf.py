@@ -67,6 +67,8 @@ FILL = """pages => document.querySelectorAll("nav.book-contents a").forEach(a =>
   a.lastElementChild.textContent = pages[decodeURIComponent(a.hash.slice(1))];
 })"""
 
+ONLINE = {"genindex.html", "py-modindex.html", "search.html"}  # of the site only: on paper their names stand without a link
+
 
 class Entry(NamedTuple):
     """A page of the book: its address in the site, title, depth in the table of contents, and the part that begins with it."""
@@ -121,6 +123,9 @@ def article(soup: BeautifulSoup, entry: Entry, pages: set[str]) -> Tag:
         tag["src"] = urljoin(entry.page, str(tag["src"]))
     for tag in found.find_all("a", href=True):
         target = urlsplit(urljoin(entry.page, str(tag["href"])))
+        if target.path in ONLINE:
+            tag.unwrap()
+            continue
         if not target.scheme and target.path not in pages:
             raise ValueError(f"{entry.page} links to {tag['href']}, which is no page of the book")
         if not target.scheme:
@@ -221,12 +226,16 @@ def render(document: str, site: Path) -> bytes:
             raise ValueError(
                 "\n".join([*(f"not in the site: {url}" for url in strays), *(f"wider than a page: {what}" for what in cut)])
             )
-        _, numbers = printed()
-        page.evaluate(FILL, numbers)
-        pdf, again = printed()
-    if again != numbers:
-        raise ValueError("the page numbers of the contents moved the pages")
-    return pdf
+        numbers: dict[str, int] = {}
+        # The numbers of the contents may move the pages they name, and Chromium breaks a page now here, now there in turn.
+        for attempt in range(6):
+            pdf, found = printed()
+            if found == numbers:
+                return pdf
+            if attempt % 2 == 0:
+                numbers = found
+                page.evaluate(FILL, numbers)
+    raise ValueError("the page numbers of the contents keep moving the pages")
 
 
 def places(pdf: PdfReader) -> dict[str, int]:
