@@ -19,6 +19,8 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 export PYTHONUTF8 := 1
 export JUPYTER_PLATFORM_DIRS := 1
+# The list of fonts is the environment's own: the one in the home folder may name fonts that are gone.
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
@@ -46,6 +48,7 @@ $(READY): requirements.txt pyproject.toml
 	$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
 	$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@$(PY) -c "import matplotlib.font_manager"
 	@touch $(READY)
 
 book: $(READY) ## build the book into _build/html
