@@ -64,7 +64,6 @@ def build() -> int:
         print(*found, "the book was not built; the lines above say what the chapters lack", sep="\n", file=sys.stderr)
         return 1
     built = STAGE / "_build" / "html"
-    shutil.rmtree(built, ignore_errors=True)  # pages of removed chapters would stay
     command = [*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
     code = subprocess.call(command, cwd=ROOT)
     if code:

@@ -5,6 +5,7 @@ The stored notebooks stay as their authors wrote them; everything here is derive
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from book_tools.chapter import ROOT, Chapter, book, contents
 COVERS = ROOT / "_build" / "covers"
 COVER_WIDTH = 660  # twice what a card shows
 GLOSSARY = "pages/glossary"
+OVERVIEWS = {"index", "pages/map", "pages/ledger", "pages/verdicts", "pages/how_to_read", GLOSSARY}
 LEDGER = "pages/ledger"
 CLOSED = (  # no term is linked in here
     *(nodes.table, nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.footnote, nodes.citation, nodes.raw),
@@ -70,8 +72,24 @@ def read_source(app: Sphinx, docname: str, content: list[str]) -> None:
         notebook = json.loads(content[0])
         complete(notebook, Chapter.load(docname.removeprefix("chapters/")), book())
         content[0] = json.dumps(notebook)
-    if docname.startswith("chapters/") or docname == GLOSSARY:
-        app.env.note_reread()  # whatever its neighbours are by then
+
+
+def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """The pages to be read again although their own text is as it was: what they show of other chapters has changed."""
+    chapters = book()
+    everything = [(chapter.name, chapter.markdown, chapter.code, chapter.printed) for chapter in chapters]
+    terms = (ROOT / f"{GLOSSARY}.md").read_text(encoding="utf-8")
+    shown: dict[str, Any] = {docname: everything for docname in env.found_docs if docname in OVERVIEWS}
+    for docname in env.found_docs:
+        if docname.startswith("pages/reference/"):
+            shown[docname] = [(chapter.name, chapter.title, chapter.imports) for chapter in chapters]
+    for chapter in chapters:
+        around = [(other.name, other.title, other.builds_on) for other in chapters]
+        shown[f"chapters/{chapter.name}"] = around, terms, citation(chapter)
+    fresh = {docname: hashlib.sha256(repr(what).encode()).hexdigest() for docname, what in shown.items()}
+    known = getattr(env, "kexue_shown", {})
+    env.kexue_shown = fresh  # type: ignore[attr-defined]
+    return [docname for docname, digest in fresh.items() if known.get(docname) != digest]
 
 
 def cover_path(chapter: Chapter) -> str:
@@ -148,7 +166,7 @@ def _inside(node: nodes.Node, top: nodes.Node) -> bool:
 
 def link_glossary(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """In chapters: the first use of each term leads to the glossary. In the glossary: each entry leads to these places."""
-    if app.builder.format != "html":
+    if app.builder.format != "html" or not (docname.startswith("chapters/") or docname == GLOSSARY):
         return
     terms = glossary_terms(app.env)
     if docname.startswith("chapters/"):
@@ -180,7 +198,6 @@ def link_glossary(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 def link_chapters(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """In the reference: a module leads to the chapter that explains it, a function or class to the chapters that use it."""
     module, _, short = name.rpartition(".")
-    app.env.note_reread()  # whatever the chapters use by then
     if what == "module":
         chapter = name.removeprefix("kexue.").replace(".", "/")
         lines += ["", f"Explained in :doc:`/chapters/{chapter}`."] if chapter in contents() else []
@@ -204,6 +221,7 @@ def skip_field(app: Sphinx, what: str, name: str, thing: Any, skip: bool, option
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("env-get-outdated", outdated)
     app.connect("source-read", read_source)
     app.connect("doctree-resolved", mark_equations)
     app.connect("doctree-resolved", link_glossary)

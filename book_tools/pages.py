@@ -162,7 +162,6 @@ class Generated(SphinxDirective):
     """A directive whose content is Markdown made from all chapters."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_reread()  # whatever chapters there are by then
         container = nodes.container()
         container.document = self.state.document
         lines = StringList(PAGES[self.name](book()).splitlines(), source=self.name)

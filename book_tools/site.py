@@ -106,6 +106,15 @@ def add_meta(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     )
 
 
+def drop_stale(app: Sphinx, exception: Exception | None) -> None:
+    """Remove the pages of chapters and modules that are gone."""
+    if exception is None and app.builder.format == "html":
+        for folder in ("chapters", "pages"):
+            for path in (Path(app.outdir) / folder).rglob("*.html"):
+                if path.relative_to(app.outdir).with_suffix("").as_posix() not in app.env.found_docs:
+                    path.unlink()
+
+
 def ship_sitemap(app: Sphinx, exception: Exception | None) -> None:
     """The list of pages for search engines, where the address of the site is known."""
     if exception is None and app.builder.format == "html" and address():
@@ -190,5 +199,5 @@ def setup(app: Sphinx) -> None:
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("html-page-context", add_meta)
     app.connect("html-page-context", name_roles)
-    for ship in (ship_mathjax, ship_icons, ship_launchable, ship_sitemap):
+    for ship in (drop_stale, ship_mathjax, ship_icons, ship_launchable, ship_sitemap):
         app.connect("build-finished", ship)

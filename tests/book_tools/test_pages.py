@@ -181,3 +181,23 @@ def test_a_shared_chapter_shows_its_cover_and_its_question():
 def test_chinese_words_of_two_characters_are_searched():
     words = site.SearchBoth({}).split("论遗忘的重要性 and forgetting")
     assert {"遗忘", "重要", "forgetting"} <= set(words)
+
+
+def test_pages_are_read_again_when_what_they_show_of_others_changes(monkeypatch):
+    env = type("Env", (), {"found_docs": {"index", "pages/ledger", "pages/bibliography", "chapters/attention/third"}})()
+
+    def read_again(*chapters):
+        monkeypatch.setattr(enrich, "book", lambda: list(chapters))
+        return set(enrich.outdated(None, env, set(), set(), set()))
+
+    def prints_more(cells):
+        cells[2]["outputs"][0]["text"].append("more\n")
+
+    def has_another_title(cells):
+        cells[0]["source"] = cells[0]["source"].replace("# A title", "# Another title")
+
+    everything = {"index", "pages/ledger", "chapters/attention/first", "chapters/generation/second", "chapters/attention/third"}
+    assert read_again(*BOOK) == everything
+    assert read_again(*BOOK) == set()
+    assert read_again(*BEFORE, chapter(edit=prints_more)) == {"index", "pages/ledger"}
+    assert read_again(*BEFORE, chapter(edit=has_another_title)) == everything
