@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def exercise(
     atol: float = 1e-6,
     rtol: float = 1e-6,
 ) -> Callable[[Any], None]:
-    """A check of attempts at the exercise ``label``; calling it with an attempt prints one line.
+    """A check of attempts at the exercise ``label``; calling it with an attempt prints a line.
 
     The line says that the attempt is right, or what is wrong with it: a kind or shape that does not fit, an exception and where it
     came from, an input that was changed, a known mistake, a wrong sign, factor or orientation, or the first place that differs.
@@ -62,10 +63,11 @@ def exercise(
 
     def check(attempt: Any) -> None:
         if attempt is ...:
-            print(f"{label}: put your {_wanted(answer)} in place of the dots")
+            line = f"{label}: put your {_wanted(answer)} in place of the dots"
         else:
             wrong = judge(attempt, mistakes)
-            print(f"{label}: not yet: {wrong}" if wrong else f"✓ {label}: right" + f" in {len(cases)} cases" * bool(cases))
+            line = f"{label}: not yet: {wrong}" if wrong else f"✓ {label}: right" + f" in {len(cases)} cases" * bool(cases)
+        print(textwrap.fill(line, 86, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
     return check
 
@@ -82,20 +84,21 @@ def _function(attempt: Any, answer: Any, cases: Sequence[tuple[Any, ...]], atol:
     if not callable(attempt):
         return f"a {_wanted(answer)} is asked for, this is {_kind(attempt)}"
     for number, case in enumerate(cases, 1):
-        where = f"case {number} of {len(cases)}, {_shown(answer, case)}"
+        where = f"in case {number} of {len(cases)}: {_shown(answer, case)}"
         given = copy.deepcopy(case)
         try:
             result = attempt(*given)
         except Exception as error:
-            return f"{where}: it raises {type(error).__name__}: {error}"
+            return f"it raises {type(error).__name__}: {error} ({where})"
         for name, before, after in zip(inspect.signature(answer).parameters, case, given, strict=False):
             if _is_numeric(before) and not np.array_equal(_numbers(before), _numbers(after), equal_nan=True):
-                return f"{where}: it changes its argument {name}; work on a copy"
+                return f"it changes its argument {name}; work on a copy ({where})"
         if result is None:
-            return f"{where}: it returns nothing; is a return missing?"
-        wrong = _value(result, answer(*copy.deepcopy(case)), (), atol, rtol)
+            return f"it returns nothing; is a return missing? ({where})"
+        right = answer(*copy.deepcopy(case))
+        wrong = _value(result, right, (), atol, rtol)
         if wrong:
-            return f"{where}: {wrong}"
+            return f"{wrong}{_instead(result, right, atol, rtol)} ({where})"
     return ""
 
 
@@ -118,6 +121,8 @@ def _value(attempt: Any, answer: Any, _: Sequence[Any], atol: float, rtol: float
     equal = close(right)
     if equal.all():
         return ""
+    if got.ndim and not got.any():
+        return "all entries are 0"
     with np.errstate(all="ignore"):
         ratio = (got / right)[right != 0]
         if close(-right).all():
@@ -130,9 +135,22 @@ def _value(attempt: Any, answer: Any, _: Sequence[Any], atol: float, rtol: float
             return "it is the reciprocal of the right answer"
     if not got.ndim:
         return "it is complex" if np.iscomplexobj(got) else f"{got:.6g} is too {'large' if got > right else 'small'}"
-    first = tuple(int(i) for i in np.argwhere(~equal)[0])
-    place = first[0] if len(first) == 1 else first
-    return f"{int((~equal).sum())} of {got.size} entries differ, first at index {place}: {got[first]:.4g}, not {right[first]:.4g}"
+    first, wrong = _first(~equal), int((~equal).sum())
+    return f"{wrong} of {got.size} entries {'differs' if wrong == 1 else 'differ'}, the first at index {first}"
+
+
+def _first(places: NDArray[np.bool_]) -> Any:
+    index = tuple(int(i) for i in np.argwhere(places)[0])
+    return index[0] if len(index) == 1 else index
+
+
+def _instead(result: Any, right: Any, atol: float, rtol: float) -> str:
+    """Of a function, whose answer is no secret: the first number that differs, and what it should be."""
+    got, want = _numbers(result), _numbers(right)
+    if got.shape != want.shape or not got.ndim or not got.any():
+        return ""
+    index = _first(~np.isclose(got, want, atol=atol, rtol=rtol, equal_nan=True))
+    return f", {got[index]:.4g} instead of {want[index]:.4g}"
 
 
 def _numbers(value: Any) -> NDArray[Any]:
@@ -153,7 +171,8 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    return "a function" if callable(value) else f"a {type(value).__name__}"
+    name = "function" if callable(value) else type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _shown(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:

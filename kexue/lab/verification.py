@@ -98,7 +98,7 @@ def verify(
     deviation = np.abs(difference)
     allowed = atol + rtol * np.where(np.isfinite(right), np.abs(right), 0.0)
     _compare(label, deviation - allowed, deviation, left, right)
-    tolerance = " + ".join([f"{atol:g}"] * (atol > 0 or rtol == 0) + [f"{rtol:g} relative"] * (rtol > 0))
+    tolerance = " + ".join([_short(atol)] * (atol > 0 or rtol == 0) + [f"{_short(rtol)} relative"] * (rtol > 0))
     check = "equal" if tolerance == "0" else f"equal within {tolerance}"
     _done(label, check + (f" of {scale:g}" if cancels and scale else ""), oracle, sensitivity)
 
@@ -146,8 +146,9 @@ def verify_bound(
             f"the {name} bound is never approached: its nearest relative distance is {distance.min():.3g}, "
             f"the declared sensitivity {sensitivity:g}",
         )
-        parts.append(f"{name} bound holds" + (f" within {slack:g}" if slack else ""))
-    _done(label, " and ".join(parts), oracle, sensitivity)
+        parts.append(name)
+    check = "both bounds hold" if len(parts) == 2 else f"{parts[0]} bound holds"
+    _done(label, check + (f" within {_short(slack)}" if slack else ""), oracle, sensitivity)
 
 
 def verify_statistic(
@@ -201,7 +202,15 @@ def verify_order(label: str, steps: Any, errors: Any, order: float, *, atol: flo
     _require(label, 0 < atol < min(0.5, abs(order) / 2), f"atol must be in (0, 0.5) and below half the order, got {atol}")
     slope = float(np.polyfit(np.log(step), np.log(error), 1)[0])
     _require(label, abs(slope - order) <= atol, f"order {slope:.4g} instead of {order:g} (tolerance {atol:g})")
-    _done(label, f"order {order:g} within {atol:g}", oracle)
+    _done(label, f"order {order:g} within {_short(atol)}", oracle)
+
+
+def _short(number: float) -> str:
+    """A tolerance as one reads it: 0.05, 5e-4, 1e-12."""
+    if number == 0 or number >= 0.01:
+        return f"{number:g}"
+    mantissa, _, exponent = f"{number:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _pair(label: str, lhs: Any, rhs: Any, *, real: bool = False) -> tuple[Array, Array]:

@@ -13,7 +13,9 @@ from kexue.lab import exercise
 
 def said(capsys, check, attempt):
     check(attempt)
-    return capsys.readouterr().out.removesuffix("\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 88 for line in lines)
+    return " ".join(line.strip() for line in lines)
 
 
 def turn(x, angle):
@@ -43,9 +45,10 @@ CASES = [(torch.tensor([[1.0, 0.0], [0.5, 2.0]]), 0.3), (torch.tensor([[1.0, 1.0
         (math.inf, 3.0, "ex-a: not yet: 3 is too small"),
         ([1.0, 2.0], ..., "ex-a: put your array of shape (2,) in place of the dots"),
         ([1.0, 2.0], [1.0, 2.0, 3.0], "ex-a: not yet: the shape is (3,) instead of (2,)"),
+        ([1.0, 2.0], [0.0, 0.0], "ex-a: not yet: all entries are 0"),
         ([1.0, 2.0], [3.0, 6.0], "ex-a: not yet: every entry is 3 times the right one"),
-        ([1.0, 2.0], [1.0, 5.0], "ex-a: not yet: 1 of 2 entries differ, first at index 1: 5, not 2"),
-        ([1.0, 0.0], [2.0, 0.0], "ex-a: not yet: 1 of 2 entries differ, first at index 0: 2, not 1"),
+        ([1.0, 2.0], [1.0, 5.0], "ex-a: not yet: 1 of 2 entries differs, the first at index 1"),
+        ([1.0, 0.0], [2.0, 0.0], "ex-a: not yet: 1 of 2 entries differs, the first at index 0"),
         ([[1.0, 2.0], [3.0, 4.0]], [[1.0, 3.0], [2.0, 4.0]], "ex-a: not yet: it is transposed"),
         ([[1.0, 2.0, 3.0]], [[1.0], [2.0], [3.0]], "ex-a: not yet: the shape is (3, 1) instead of (1, 3); is it transposed?"),
         ([1.0, 2.0], [1.0, math.nan], "ex-a: not yet: it holds NaN"),
@@ -72,18 +75,24 @@ def in_place(x, angle):
         (turn, "✓ ex-turn: right in 2 cases"),
         (lambda x, angle: turn(x.double(), angle).float(), "✓ ex-turn: right in 2 cases"),
         (lambda x, angle: turn(x, -angle), "ex-turn: not yet: it turns clockwise"),
-        (lambda x, angle: -turn(x, angle), "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: the sign is wrong"),
-        (3, "ex-turn: not yet: a function of (x, angle) is asked for, this is a int"),
-        (broken, "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: it raises KeyError: 'angle'"),
-        (in_place, "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: it changes its argument x; work on a copy"),
+        (
+            lambda x, angle: -turn(x, angle),
+            "ex-turn: not yet: the sign is wrong, -0.9553 instead of 0.9553 (in case 1 of 2: x of shape (2, 2), angle = 0.3)",
+        ),
+        (3, "ex-turn: not yet: a function of (x, angle) is asked for, this is an int"),
+        (broken, "ex-turn: not yet: it raises KeyError: 'angle' (in case 1 of 2: x of shape (2, 2), angle = 0.3)"),
+        (
+            in_place,
+            "ex-turn: not yet: it changes its argument x; work on a copy (in case 1 of 2: x of shape (2, 2), angle = 0.3)",
+        ),
         (
             lambda x, angle: None,
-            "ex-turn: not yet: case 1 of 2, x of shape (2, 2), angle = 0.3: it returns nothing; is a return missing?",
+            "ex-turn: not yet: it returns nothing; is a return missing? (in case 1 of 2: x of shape (2, 2), angle = 0.3)",
         ),
         (
             lambda x, angle: turn(x, abs(angle)),
-            "ex-turn: not yet: case 2 of 2, x of shape (1, 2), angle = -1.0: "
-            "2 of 2 entries differ, first at index (0, 0): -0.3012, not 1.382",
+            "ex-turn: not yet: 2 of 2 entries differ, the first at index (0, 0), -0.3012 instead of 1.382 "
+            "(in case 2 of 2: x of shape (1, 2), angle = -1.0)",
         ),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_wider_tolerance_is_declared_and_printed(capsys):
 
 def test_a_bound_holds_and_is_approached(capsys):
     verify_bound("eq-b", np.array([0.2, 1.0]), lower=0.2, upper=np.array([0.5, 1.0]))
-    assert capsys.readouterr().out == "✓ eq-b: lower bound holds and upper bound holds\n"
+    assert capsys.readouterr().out == "✓ eq-b: both bounds hold\n"
 
 
 @pytest.mark.parametrize(
