@@ -21,6 +21,7 @@ from sphinx.environment import BuildEnvironment
 
 from book_tools import notebooks, site
 from book_tools.chapter import ROOT, Chapter, book, contents
+from book_tools.form import CHINESE
 
 COVERS = ROOT / "_build" / "covers"
 COVER_WIDTH = 660  # twice what a card shows
@@ -130,7 +131,11 @@ def first_uses(doctree: nodes.document, terms: dict[str, str]) -> list[tuple[nod
     words = "|".join(re.escape(term).replace(r"\ ", r"\s+") for term in sorted(terms, key=len, reverse=True))
     pattern = re.compile(rf"(?<![\w-])({words})s?(?![\w-])", re.IGNORECASE)
     for paragraph in doctree.findall(nodes.paragraph):
-        if _inside(paragraph, doctree):
+        if (
+            _inside(paragraph, doctree)
+            or CHINESE.search(paragraph.astext())
+            or paragraph.astext().startswith("Cite this chapter")
+        ):
             continue
         _join_lines(paragraph)
         for text in paragraph.findall(nodes.Text):

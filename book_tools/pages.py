@@ -1,7 +1,8 @@
 """Sphinx extension: the pages that the book generates from its stored chapters.
 
 Each directive is Markdown made by one function below and parsed in place: ``{cards}``, ``{totals}``, ``{map}``, ``{letters}``,
-``{ledger}``, ``{verdicts}``. What is added to the chapters' own pages stands in ``enrich``, what the site ships and links in ``site``.
+``{ledger}``, ``{verdicts}``; of stored measurements, ``{speed}`` and ``{trust}`` (``evidence``). What is added to the chapters' own pages
+stands in ``enrich``, what the site ships and links in ``site``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book_tools import enrich, site
+from book_tools import enrich, evidence, site
 from book_tools.chapter import ROOT, VERDICTS, Chapter, book
 from book_tools.form import letters
 from kexue.lab.verification import Record
@@ -90,10 +91,7 @@ def map_markdown(chapters: list[Chapter]) -> str:
             f'<text x="{left + 14}" y="{STEP * place + 21}">{place + 1}. {html.escape(chapter.title)}</text></a>'
         )
     lines = ["```{raw} html", *rows, "</svg>", "</div>", "```", ""]
-    for chapter in chapters:
-        relations = {"builds on": chapter.builds_on, "is used by": enrich.used_by(chapter, chapters)}
-        told = "; ".join(f"{relation} {enrich.linked(others)}" for relation, others in relations.items() if others)
-        lines += [f"- {{doc}}`/chapters/{chapter.name}` {told}."] * bool(told)
+    lines += [f"- {{doc}}`/chapters/{c.name}` builds on {enrich.linked(c.builds_on)}." for c in chapters if c.builds_on]
     return "\n".join(lines)
 
 
@@ -102,8 +100,10 @@ def letters_markdown(chapters: list[Chapter]) -> str:
     uses: dict[str, dict[str, list[int]]] = {}
     for place, chapter in enumerate(chapters):
         for row in chapter.symbols:
-            for letter in dict.fromkeys(letters(row.symbol)):
-                uses.setdefault(letter, {}).setdefault(row.meaning, []).append(place)
+            named, parts = letters(row.symbol), row.meaning.split("; ")
+            meanings_of = parts if len(parts) == len(named) else [row.meaning] * len(named)
+            for letter, meaning in dict.fromkeys(zip(named, meanings_of, strict=True)):
+                uses.setdefault(letter, {}).setdefault(meaning, []).append(place)
     lines = ["| Letter | Meaning, and the chapters where it has it |", "|---|---|"]
     for letter, meanings in sorted(uses.items(), key=lambda item: (item[0].lstrip("\\").lower(), item[0])):
         if len(meanings) > 1 and len({place for places in meanings.values() for place in places}) > 1:
@@ -118,13 +118,13 @@ def letters_markdown(chapters: list[Chapter]) -> str:
 def ledger_markdown(chapters: list[Chapter]) -> str:
     """Every labelled equation with what checked it, a row per check."""
     lines = []
-    for chapter in chapters:
-        lines += [*_heading(chapter), "| Equation | Label | Checked | Oracle | Executed |", "|---|---|---|---|---|"]
+    for place, chapter in enumerate(chapters, 1):
+        lines += [*_heading(place, chapter), "| Equation | Label | Checked | Oracle |", "|---|---|---|---|"]
         for label in dict.fromkeys(chapter.labels):
             equation = f'<span id="ledger-{label}"></span>{{eq}}`{label}` | `{label}`'
             checks = dict.fromkeys(check for check in chapter.checks if check.label == label)
             for check in checks or [Record(label, "", "")]:
-                lines.append(f"| {equation} | {check.check} | {check.oracle} | {'✓' if check.check else 'no'} |")
+                lines.append(f"| {equation} | {check.check or 'not executed'} | {check.oracle} |")
                 equation = " | "
         lines.append("")
     return "\n".join(lines)
@@ -139,23 +139,28 @@ def verdicts_markdown(chapters: list[Chapter]) -> str:
     ]
     lines += ["", "| Statement | What is true |", "|---|---|"]
     for chapter in chapters:
-        link = f"({{doc}}`chapter </chapters/{chapter.name}>`)"
+        link = f"({{doc}}`ch. {chapters.index(chapter) + 1} </chapters/{chapter.name}>`)"
         lines += [f"| {row.claim} {link} | {row.evidence} |" for row in chapter.verdicts if row.verdict == "corrected"]
-    for chapter in chapters:
+    for place, chapter in enumerate(chapters, 1):
         lines += [
             "",
-            *_heading(chapter),
+            *_heading(place, chapter),
             f"The post: {chapter.card['Post']}.",
             "",
             "| Claim | Verdict | What decides |",
             "|---|---|---|",
         ]
-        lines += [f"| {row.claim} | {row.verdict} | {row.evidence} |" for row in chapter.verdicts]
+        lines += [f"| {row.claim} | {_marked(row.verdict)} | {row.evidence} |" for row in chapter.verdicts]
     return "\n".join(lines)
 
 
-def _heading(chapter: Chapter) -> list[str]:
-    return [f"## {chapter.title}", "", f"{{doc}}`Read the chapter </chapters/{chapter.name}>`", ""]
+def _marked(verdict: str) -> str:
+    brief = BRIEF.get(verdict, verdict)
+    return f'<span class="verdict verdict-{brief.replace(" ", "-")}">{verdict}</span>'
+
+
+def _heading(place: int, chapter: Chapter) -> list[str]:
+    return [f"## {place}. {chapter.title}", "", f"{{doc}}`Read the chapter </chapters/{chapter.name}>`", ""]
 
 
 class Generated(SphinxDirective):
@@ -189,6 +194,8 @@ PAGES = {
     "letters": letters_markdown,
     "ledger": ledger_markdown,
     "verdicts": verdicts_markdown,
+    "speed": evidence.speed_markdown,
+    "trust": evidence.trust_markdown,
 }
 
 

@@ -1,0 +1,229 @@
+"""The pages *Speed* and *Trust*: Markdown made from stored measurements, each with its date; what was not measured is not shown."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from book_tools.chapter import ROOT, Chapter, contents
+
+SPEED = ROOT / "benchmarks" / "results"
+TRUST = ROOT / "results"
+ROW, LEFT, WIDTH = 20, 330, 700  # of the chart, in pixels
+SLOWEST, FASTEST = 8.0, 1 / 64  # ratios at the ends of its axis
+
+Json = dict[str, Any]
+
+
+def stored(path: Path) -> Json:
+    """The content of a result file, empty where there is none."""
+    found: Json = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def machine_line(found: Json) -> str:
+    """When, on what and with which versions something was measured."""
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
+    where = f"{machine['processor']} ({machine['cores']} cores, {machine['threads']} thread{'s' * (machine['threads'] != 1)})"
+    return f"Measured on {found['date'][:10]} on an {where}, load {machine['load'][0]:g} at the beginning; {versions}."
+
+
+def measured(case: Json) -> list[Json]:
+    return [row for row in case["rows"] if "ratio" in row]
+
+
+def speed_markdown(chapters: list[Chapter]) -> str:
+    """Ratios to the peers: a chart with a dot per measurement, and tables."""
+    lines = []
+    for path in sorted(SPEED.glob("*.json")):
+        found = stored(path)
+        if "cases" not in found:
+            continue
+        cases = [case for case in found["cases"] if measured(case)]
+        rows = [row for case in cases for row in measured(case)]
+        slower = sum(row["ratio"][1] > 1 for row in rows)
+        missed = [(case, row) for case in cases for row in measured(case) if row.get("met") is False]
+        absent = sorted(
+            {case["peer"].split()[0] for case in found["cases"] for row in case["rows"] if row["status"] == "missing"}
+        )
+        lines += [machine_line(found), "", *chart(cases), ""]
+        lines += [
+            f"{len(rows)} measurements against {len({case['peer'] for case in cases})} libraries: the package is faster in "
+            f"{len(rows) - slower}, slower in {slower}. {sum('met' in row for row in rows)} of them have a target; "
+            f"{len(missed)} miss it." + (f" Peers that were not installed: {', '.join(absent)}." if absent else ""),
+            "",
+        ]
+        for case in cases:
+            lines += table(case)
+    return "\n".join(lines)
+
+
+def chart(cases: list[Json]) -> list[str]:
+    """A row per function and peer; a dot per measurement, filled for forward passes; left of the line the package is faster."""
+    height = ROW * (len(cases) + 2)
+
+    def across(ratio: float) -> float:
+        share = (math.log(ratio) - math.log(FASTEST)) / (math.log(SLOWEST) - math.log(FASTEST))
+        return round(LEFT + (WIDTH - LEFT - 10) * min(1.0, max(0.0, share)), 1)
+
+    label = "Time of the package over time of the peer, by function, on a logarithmic axis; the tables below give the numbers"
+    lines = [
+        "```{raw} html",
+        f'<div class="map"><svg class="speed" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">',
+    ]
+    for ratio, text in ((1 / 64, "1/64"), (1 / 16, "1/16"), (1 / 4, "1/4"), (1.0, "as fast"), (4.0, "4 ×")):
+        kind = "even" if ratio == 1 else "grid"
+        lines.append(f'<path class="{kind}" d="M{across(ratio)} {ROW} V{height - ROW}"/>')
+        lines.append(f'<text class="axis" x="{across(ratio)}" y="{height - 5}">{text}</text>')
+    for place, case in enumerate(cases):
+        y = ROW * (place + 1.5)
+        name = f"{case['function'].rpartition('.')[2]} {case['variant']}".strip() + f" / {case['peer'].split()[0]}"
+        lines.append(f'<text x="0" y="{y + 4}">{html.escape(shortened(name))}</text>')
+        for row in measured(case):
+            kind = "forward" if row["mode"] == "forward" else "other"
+            told = html.escape(f"{row['size']}, {row['dtype']}, {row['mode']}: {row['ratio'][1]:.2g}")
+            lines.append(f'<circle class="{kind}" cx="{across(row["ratio"][1])}" cy="{y}" r="4"><title>{told}</title></circle>')
+    return [*lines, "</svg></div>", "```"]
+
+
+def shortened(text: str, most: int = 48) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def table(case: Json) -> list[str]:
+    """The measurements of one function against one peer, folded."""
+    name = case["function"]
+    title = f"{name.rpartition('.')[2]} {case['variant']}".strip() + f" against {case['against']} ({case['peer']})"
+    lines = [f":::{{dropdown}} {title}", f"{{py:obj}}`kexue.{name}`" if name.count(".") == 2 else ""]
+    lines += [f"Not the same function: {case['differs']}."] if case.get("differs") else []
+    if "exponent" in case:
+        peer = f", the peer's like the power {case['peer_exponent']:g}" if "peer_exponent" in case else ""
+        lines += ["", f"Time grows like the power {case['exponent']:g} of the size{peer}."]
+    lines += [
+        "",
+        "| Size | What | Time ÷ peer's (quartiles) | Memory ÷ peer's | × machine limit | Target |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in case["rows"]:
+        what = f"{row['dtype']}, {row['mode']}"
+        if "ratio" not in row:
+            lines.append(f"| {row['size']} | {what} | {row['status']}: {row['reason']} | | | |")
+            continue
+        low, middle, high = row["ratio"]
+        memory, floor = (f"{row[key]:.2g}" if row.get(key) is not None else "" for key in ("memory_ratio", "floor_ratio"))
+        target = ", ".join(f"{word} {value}" for word, value in row.get("target", {}).items())
+        verdict = "" if "met" not in row else " reached" if row.get("reached") else " met" if row["met"] else " **missed**"
+        lines.append(f"| {row['size']} | {what} | {middle:.2g} ({low:.2g}–{high:.2g}) | {memory} | {floor} | {target}{verdict} |")
+    return [*lines, ":::", ""]
+
+
+def trust_markdown(chapters: list[Chapter]) -> str:
+    """What was tried to make the book and the package fail, and what came of it."""
+    sections = (mutation_lines, abuse_lines, digits_lines, surroundings_lines, cost_lines)
+    return "\n".join(line for section in sections for line in section())
+
+
+def mutation_lines() -> list[str]:
+    found = stored(TRUST / "mutation.json")
+    if not found:
+        return []
+    equations, modules = found["equations"], found["functions"]
+    lines = [
+        "## Checks that can fail",
+        "",
+        f"*{found['date']}, Python {found['python']}, torch {found['torch']}, {found['minutes']:g} minutes.* "
+        "A check that accepts everything proves nothing. So each executed equation is given wrong right-hand sides, off by 1 % (or by the "
+        "larger change that its check declares to notice) and with the wrong sign; and the code of the package is changed, a piece at a "
+        "time (signs, comparisons, constants, axes, defaults), while its unit tests run. Also the result of each public function is "
+        "scaled, shifted and negated.",
+        "",
+        f"**{equations['noticed']:,} of {equations['mutants']:,} wrong right-hand sides** were noticed, in {equations['calls']} checks; of "
+        f"{equations['labels']} labelled equations, {equations['labels_sharp']} notice every kind. {len(equations['not_applicable'])} "
+        "changes change nothing that the equation says (the sign of zero, say).",
+        "",
+        "| Module | Code changes noticed | Changed results noticed |",
+        "|---|---|---|",
+    ]
+    for name, module in modules.items():
+        share = f"{module['killed']} of {module['mutants']} ({module['killed'] / max(1, module['mutants']):.0%})"
+        lines.append(f"| `{name}` | {share} | {module['results_killed']} of {module['results']} |")
+    if equations["survivors"]:
+        lines += ["", ":::{dropdown} Wrong right-hand sides that a check accepts", "| Equation | Change |", "|---|---|"]
+        lines += [f"| `{each['label']}` ({each['chapter']}) | {each['mutant']} |" for each in equations["survivors"]]
+        lines += [":::"]
+    survivors = [each for module in modules.values() for each in module["survivors"]]
+    if survivors:
+        lines += ["", ":::{dropdown} Code changes that no unit test notices", "| Where | Change |", "|---|---|"]
+        lines += [f"| `{each['where']}` | `{each['mutation'].replace('|', chr(92) + '|')}` |" for each in survivors]
+        lines += [":::"]
+    return [*lines, ""]
+
+
+def abuse_lines() -> list[str]:
+    found = stored(TRUST / "abuse.json")
+    if not found:
+        return []
+    return [
+        "## A package that survives abuse",
+        "",
+        f"*{found['date']}.* **{found['functions']} public names × {found['cases']:,} calls**, derived from signatures and from one valid "
+        "call each: wrong types, dtypes, ranks and shapes, empty and single entries, NaN and infinities, huge and tiny numbers, strided, "
+        "transposed and read-only memory, half precision, extra and empty batches, scalars out of range, another device. "
+        f"{found['answered']:,} were answered rightly, {found['refused']:,} refused by a TypeError or ValueError that names the argument; "
+        f"{found['exempt']} are exempt for a stated reason. None ended otherwise; the unit tests run them all.",
+        "",
+    ]
+
+
+def digits_lines() -> list[str]:
+    found = stored(TRUST / "digits.json")
+    if not found:
+        return []
+    lines = [
+        "## Digits that survive another processor",
+        "",
+        f"*{found['date']}.* Every number that a chapter prints is followed under other instruction sets, thread counts and matrix "
+        "kernels. "
+        "Doubtful is a number of which not even one further digit is the same everywhere, or that lies near the edge of its rounding.",
+        "",
+        "| Chapter | Numbers printed | Most digits | Fewest further digits that agree | Doubtful |",
+        "|---|---|---|---|---|",
+    ]
+    for name in contents():
+        chapter = found["chapters"].get(name)
+        if chapter:
+            row = chapter["numbers"], chapter["most digits"], chapter["fewest further digits"], len(chapter["doubtful"])
+            lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
+    return [*lines, ""]
+
+
+def surroundings_lines() -> list[str]:
+    found = stored(TRUST / "surroundings.json")
+    if not found:
+        return []
+    lines = ["## Hostile surroundings", "", f"*{found['date']}.* What was done to a copy of the book, and how it ended.", ""]
+    lines += ["| Tried | Outcome | |", "|---|---|---|"]
+    lines += [f"| {each['name']}: {each['done']} | {each['outcome']} | {each['message']} |" for each in found["entries"]]
+    return [*lines, ""]
+
+
+def cost_lines() -> list[str]:
+    found = stored(SPEED / "book.json")
+    if not found:
+        return []
+    lines = [
+        "## What the book costs",
+        "",
+        machine_line(found),
+        "",
+        "| Chapters | Whole build | Nothing changed | One chapter edited |",
+    ]
+    lines += ["|---|---|---|---|"]
+    for number, builds in found["builds"].items():
+        times = " | ".join(f"{builds[kind]['wall_s']:.0f} s" for kind in ("cold", "unchanged", "edited"))
+        lines.append(f"| {number} | {times} |")
+    return [*lines, ""]
