@@ -12,35 +12,58 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def count(name: str, value: Any, *, minimum: int = 1) -> int:
-    """An integer of at least ``minimum``; bool and float are refused."""
-    if isinstance(value, bool):
+def count(name: str, value: Any, *, minimum: int = 1, maximum: int = 2**63 - 1) -> int:
+    """An integer from ``minimum`` to ``maximum`` (what an int64 holds); bool and float are refused."""
+    # A plain integer stays as it is: to convert one that is being traced would fix it and so recompile at every new value.
+    checked = value if type(value) is int else _index(name, value)
+    if not minimum <= checked <= maximum:
+        bound = f"at least {minimum}" if checked < minimum else f"at most {maximum}"
+        raise ValueError(f"{name} must be {bound}, got {checked if checked.bit_length() <= 64 else 'one beyond 64 bits'}")
+    return checked
+
+
+def _index(name: str, value: Any) -> int:
+    if isinstance(value, bool) or _dtype_has(value, "bool"):
         raise TypeError(f"{name} must be an integer, got a bool")
     try:
-        value = operator.index(value)
-    except TypeError:
+        return int(operator.index(value))
+    except (TypeError, RuntimeError):  # a tensor without a value raises RuntimeError
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return int(value)
+
+
+def position(name: str, value: Any) -> int:
+    """The position of a first row: an integer that float64 can tell from its neighbours."""
+    return count(name, value, minimum=0, maximum=2**53)
 
 
 def number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> float:
     """A finite real number between ``low`` and ``high`` (ends included unless open); bool is refused."""
+    if type(value) is not float and type(value) is not int:
+        several = getattr(value, "ndim", 0) > 0
+        if several or isinstance(value, (bool, str, bytes, bytearray)) or _dtype_has(value, "bool", "complex"):
+            raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+        if getattr(value, "requires_grad", False):
+            raise TypeError(f"{name} must be a real number, got a tensor that requires a gradient, which would be lost")
     try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
         result = float(value)
-    except (TypeError, ValueError, RuntimeError):  # a tensor of several elements raises RuntimeError
+    except OverflowError:
+        result = math.inf
+    except (TypeError, ValueError, RuntimeError):  # a tensor without a value raises RuntimeError
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}") from None
     above = result > low if open_low else result >= low
     below = result < high if open_high else result <= high
     if not (math.isfinite(result) and above and below):
         interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
-        raise ValueError(f"{name} must be a finite number in {interval}, got {value}")
+        raise ValueError(f"{name} must be a finite number in {interval}, got {result}")
     return result
+
+
+def _dtype_has(value: Any, *words: str) -> bool:
+    """Whether ``value`` is an array or a tensor of one of these dtypes; neither library is imported for it."""
+    dtype = str(getattr(value, "dtype", ""))
+    return any(word in dtype for word in words)
 
 
 def choice(name: str, value: Any, options: Sequence[str]) -> str:
@@ -60,18 +83,20 @@ def flag(name: str, value: Any) -> bool:
 
 
 def tensor(name: str, value: Any) -> Tensor:
-    """A tensor of any dtype."""
-    from torch import Tensor
+    """A dense tensor of any dtype."""
+    import torch
 
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     return value
 
 
 def floating(name: str, value: Any, *, ndim: int | None = None) -> Tensor:
-    """A real floating-point tensor, with exactly ``ndim`` axes where that is given."""
+    """A real floating-point tensor of 16 bits or more, with exactly ``ndim`` axes where that is given."""
     checked = tensor(name, value)
-    if not checked.is_floating_point():
+    if not checked.is_floating_point() or checked.dtype.itemsize < 2:
         raise TypeError(f"{name} must be floating point, got {checked.dtype}")
     return axes(name, checked, ndim)
 
@@ -87,11 +112,11 @@ def integer(name: str, value: Any, *, ndim: int | None = None) -> Tensor:
 
 
 def real(name: str, value: Any) -> Tensor:
-    """An integer or real tensor (bool and complex excluded)."""
+    """An integer or real tensor (bool, complex and 8-bit floats excluded)."""
     import torch
 
     checked = tensor(name, value)
-    if checked.dtype == torch.bool or checked.is_complex():
+    if checked.dtype == torch.bool or checked.is_complex() or (checked.is_floating_point() and checked.dtype.itemsize < 2):
         raise TypeError(f"{name} must hold integers or real numbers, got {checked.dtype}")
     return checked
 
@@ -103,6 +128,27 @@ def floating_dtype(name: str, value: Any) -> torch.dtype:
     if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise TypeError(f"{name} must be a floating dtype, got {value}")
     return value
+
+
+def device(name: str, value: Any) -> torch.device | None:
+    """A device, something that names one, or None for PyTorch's default."""
+    import torch
+
+    if value is None or isinstance(value, torch.device):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise TypeError(f"{name} must be a torch.device or name one, got {type(value).__name__}")
+    try:
+        return torch.device(value)
+    except RuntimeError:
+        raise ValueError(f"{name} must name a device, got {value!r}") from None
+
+
+def placement(place: Any, dtype: Any) -> None:
+    """The last two arguments of every module with parameters, ``device`` and ``dtype``; None is PyTorch's default."""
+    device("device", place)
+    if dtype is not None and floating_dtype("dtype", dtype).itemsize < 2:
+        raise TypeError(f"dtype must be a floating dtype of 16 bits or more, got {dtype}")
 
 
 def boolean(name: str, value: Any) -> Tensor:
@@ -143,10 +189,21 @@ def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> Ten
     return value
 
 
-def generator(name: str, value: Any) -> torch.Generator | None:
-    """A random generator, or None for PyTorch's global one."""
+def readable(name: str, value: Tensor) -> Tensor:
+    """``value`` if its entries can be looked at, which those on the meta device cannot."""
+    if value.is_meta:
+        raise ValueError(f"{name} must hold values, got a tensor on the meta device")
+    return value
+
+
+def generator(name: str, value: Any, place: torch.device | None = None) -> torch.Generator | None:
+    """A random generator, which can draw on the device ``place``, or None for PyTorch's global one."""
     import torch
 
-    if value is not None and not isinstance(value, torch.Generator):
+    if value is None:
+        return None
+    if not isinstance(value, torch.Generator):
         raise TypeError(f"{name} must be a torch.Generator or None, got {type(value).__name__}")
+    if place is not None and place.type not in (value.device.type, "meta"):
+        raise ValueError(f"{name} must be on the device of the tensors ({place}), got {value.device}")
     return value

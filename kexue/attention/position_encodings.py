@@ -97,8 +97,10 @@ def hierarchical(table: Tensor, length: int, alpha: float = 0.4) -> Tensor:
     if length > n * n:
         raise ValueError(f"length must be at most {n}**2 = {n * n} for a table of {n} rows, got {length}")
     blocks = -(-length // n) if n else 0
-    offsets = alpha / (1.0 - alpha) * (table[:blocks] - table[:1])
-    return (table + offsets[:, None, :]).reshape(blocks * n, dim)[:length]
+    # In float32 for half precision: an offset may pass the largest float16 where the sum does not.
+    wide = table.to(torch.promote_types(table.dtype, torch.float32))
+    offsets = alpha / (1.0 - alpha) * (wide[:blocks] - wide[:1])
+    return (wide + offsets[:, None, :]).reshape(blocks * n, dim)[:length].to(table.dtype)
 
 
 def _hierarchy_weight(alpha: float) -> float:
@@ -146,16 +148,19 @@ class AbsolutePositions(nn.Module):
             Shape of ``x`` (``dim`` more features if ``mode="concat"``), dtype and device of ``x``.
         Raises:
             TypeError: ``x`` is not a floating-point tensor, or ``offset`` is not an integer.
-            ValueError: ``x`` has fewer than 2 axes or the wrong width, ``offset`` is negative, or the subclass has no vector
-                for the last position.
+            ValueError: ``x`` has fewer than 2 axes or the wrong width, ``offset`` is negative or above 2^53, or the subclass has
+                no vector for the last position.
         """
         _check.floating("x", x)
-        offset = _check.count("offset", offset, minimum=0)
+        offset = _check.position("offset", offset)
         if x.ndim < 2:
             raise ValueError(f"x must have at least 2 axes (..., n, features), got shape {tuple(x.shape)}")
         if self.mode != "concat" and x.shape[-1] != self.dim:
             raise ValueError(f"x must have {self.dim} features, got shape {tuple(x.shape)}")
-        p = self._rows(offset, offset + x.shape[-2], x).to(device=x.device, dtype=x.dtype)
+        p = self._rows(offset, offset + x.shape[-2], x)
+        if p.is_meta:
+            _check.same_device("x", x, "the table", p)
+        p = p.to(device=x.device, dtype=x.dtype)
         if self.mode == "add":
             return x + p
         if self.mode == "multiply":
@@ -178,8 +183,10 @@ class LearnedPositions(AbsolutePositions):
         device: device of ``weight``.
         dtype: dtype of ``weight``, shape ``(max_length, dim)``, drawn from N(0, 0.02^2).
     Raises:
-        TypeError: ``max_length`` or ``dim`` is not an integer, ``mode`` is not a string, ``alpha`` is not a number.
-        ValueError: ``max_length`` or ``dim`` is not positive, ``mode`` is unknown, ``alpha`` is outside (0, 1) or 0.5.
+        TypeError: ``max_length`` or ``dim`` is not an integer, ``mode`` is not a string, ``alpha`` is not a number, ``device`` or
+            ``dtype`` is none.
+        ValueError: ``max_length`` or ``dim`` is not positive, ``mode`` or ``device`` is unknown, ``alpha`` is outside (0, 1) or
+            0.5.
     """
 
     def __init__(
@@ -193,6 +200,7 @@ class LearnedPositions(AbsolutePositions):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(dim, mode=mode)
+        _check.placement(device, dtype)
         self.max_length = _check.count("max_length", max_length)
         self.alpha = None if alpha is None else _hierarchy_weight(alpha)
         self.weight = _table(self.max_length, self.dim, device=device, dtype=dtype)
@@ -261,9 +269,10 @@ class ConvPositions(nn.Module):
         dtype: dtype of ``weight`` (dim, 1, kernel_size), in cross-correlation order, and ``bias`` (dim,), both uniform within
             ``kernel_size**-0.5`` as in :class:`torch.nn.Conv1d`.
     Raises:
-        TypeError: ``dim`` or ``kernel_size`` is not an integer, ``padding_mode`` not a string, ``is_causal`` not a bool.
+        TypeError: ``dim`` or ``kernel_size`` is not an integer, ``padding_mode`` not a string, ``is_causal`` not a bool,
+            ``device`` or ``dtype`` is none.
         ValueError: ``dim`` is not positive, ``kernel_size`` is not positive and odd (positive, if causal), ``padding_mode`` is
-            neither word, or it is circular and ``is_causal``.
+            neither word, or it is circular and ``is_causal``, or ``device`` is unknown.
     """
 
     def __init__(
@@ -285,6 +294,7 @@ class ConvPositions(nn.Module):
             raise ValueError(f"kernel_size must be odd unless is_causal, got {kernel_size}")
         if is_causal and padding_mode == "circular":
             raise ValueError("padding_mode must be 'zeros' if is_causal, since a circle has no past, got 'circular'")
+        _check.placement(device, dtype)
         bound = self.kernel_size**-0.5
         self.weight = nn.Parameter(torch.empty(self.dim, 1, self.kernel_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.dim, device=device, dtype=dtype))
@@ -297,14 +307,15 @@ class ConvPositions(nn.Module):
         Args:
             x: shape ``(..., n, dim)``, floating point.
         Returns:
-            Shape, dtype and device of ``x``.
+            Shape, dtype and device of ``x``. The weighted sum must fit the dtype (65504 is the largest float16).
         Raises:
             TypeError: ``x`` is not a floating-point tensor.
-            ValueError: ``x`` has fewer than 2 axes or not ``dim`` features.
+            ValueError: ``x`` has fewer than 2 axes, not ``dim`` features, or another device than the parameters.
         """
         _check.floating("x", x)
         if x.ndim < 2 or x.shape[-1] != self.dim:
             raise ValueError(f"x must have shape (..., n, {self.dim}), got {tuple(x.shape)}")
+        _check.same_device("x", x, "the parameters", self.weight)
         n = x.shape[-2]
         if n == 0:
             return x.clone()
@@ -337,6 +348,8 @@ class PositionAttention(nn.Module):
     head_dim: int | None = None
     # Number of unit-variance terms in a logit; the scale is 1/sqrt(terms * d).
     _terms = 1
+    # The name of a parameter, on whose device the inputs must be.
+    _home: str | None = None
 
     def logits(self, q: Tensor, k: Tensor, q_offset: int = 0) -> Tensor:
         """Scores before mask and softmax, scaled.
@@ -346,11 +359,12 @@ class PositionAttention(nn.Module):
             k: keys, shape ``(B, H, m, d)``, dtype and device of ``q``.
             q_offset: position of the first query, at least 0.
         Returns:
-            Shape ``(B, H, n, m)``, dtype and device of ``q``; differentiable in everything.
+            Shape ``(B, H, n, m)``, dtype and device of ``q``; differentiable in everything. Scores and the terms that they are
+            sums of must fit the dtype (65504 is the largest float16).
         Raises:
             TypeError: ``q`` or ``k`` is no floating-point tensor, their dtypes differ, or ``q_offset`` is not an integer.
-            ValueError: ``q`` has not 4 axes or not the heads and head size of this module, ``k`` does not fit ``q``, or
-                ``q_offset`` is negative.
+            ValueError: ``q`` has not 4 axes or not the heads, head size and device of this module, ``k`` does not fit ``q``, or
+                ``q_offset`` is negative or above 2^53.
         """
         self._check_queries(q, k, q_offset)
         return self._scaled(q) @ k.mT
@@ -363,7 +377,9 @@ class PositionAttention(nn.Module):
         if d == 0 or tuple(q.shape) != expected:
             raise ValueError(f"q must have shape (batch, {expected[1]}, n, {expected[3] or 'd >= 1'}), got {tuple(q.shape)}")
         _check.shape("k", k, (batch, heads, k.shape[2], d))
-        _check.count("q_offset", q_offset, minimum=0)
+        if self._home:
+            _check.same_device("q", q, "the parameters", getattr(self, self._home))
+        _check.position("q_offset", q_offset)
 
     def _scaled(self, q: Tensor) -> Tensor:
         # Scaling q and not the scores costs less and keeps float16 from overflowing.
@@ -380,7 +396,8 @@ class PositionAttention(nn.Module):
             Shape ``(B, H, n, d)``, dtype and device of ``v``.
         Raises:
             TypeError: ``attn`` or ``v`` is no floating-point tensor, their dtypes differ, or ``q_offset`` is not an integer.
-            ValueError: ``attn`` has not 4 axes, ``v`` does not fit it or this module, or ``q_offset`` is negative.
+            ValueError: ``attn`` has not 4 axes or not the device of this module, ``v`` does not fit it or this module, or
+                ``q_offset`` is negative or above 2^53.
         """
         self._check_values(attn, v, q_offset)
         return attn @ v
@@ -389,7 +406,9 @@ class PositionAttention(nn.Module):
         _check.floating("attn", attn, ndim=4)
         _check.alike("v", _check.floating("v", v, ndim=4), "attn", attn)
         _check.shape("v", v, (*attn.shape[:2], attn.shape[3], self.head_dim or v.shape[3]))
-        _check.count("q_offset", q_offset, minimum=0)
+        if self._home:
+            _check.same_device("attn", attn, "the parameters", getattr(self, self._home))
+        _check.position("q_offset", q_offset)
 
     def forward(
         self,
@@ -416,12 +435,15 @@ class PositionAttention(nn.Module):
         Raises:
             TypeError: ``q``, ``k`` or ``v`` is no floating-point tensor or their dtypes differ, ``attn_mask`` is not boolean,
                 ``is_causal`` is not a bool, or ``q_offset`` is not an integer.
-            ValueError: a shape does not fit, or ``q_offset`` is negative.
+            ValueError: a shape or a device does not fit, or ``q_offset`` is negative or above 2^53.
         """
         _check.flag("is_causal", is_causal)
         self._check_queries(q, k, q_offset)
+        q_offset = int(q_offset)
         _check.alike("v", _check.floating("v", v, ndim=4), "q", q)
         _check.shape("v", v, k.shape)
+        if attn_mask is not None:
+            _check.same_device("attn_mask", _check.tensor("attn_mask", attn_mask), "q", q)
         logits = self.logits(q, k, q_offset)
         return self.mix(masked_softmax(logits, attention_mask(logits, attn_mask, is_causal, q_offset)), v, q_offset)
 
@@ -432,7 +454,8 @@ class PositionAttention(nn.Module):
 
 def _distances(n: int, m: int, q_offset: int, device: torch.device) -> Tensor:
     """``i + q_offset - j`` for all queries i and keys j, shape (n, m)."""
-    return torch.arange(q_offset, q_offset + n, device=device)[:, None] - torch.arange(m, device=device)
+    first = int(q_offset)
+    return torch.arange(first, first + n, device=device)[:, None] - torch.arange(m, device=device)
 
 
 def _pick(scores: Tensor, index: Tensor) -> Tensor:
@@ -454,9 +477,11 @@ class ShawAttention(PositionAttention):
         device: device of the parameters.
         dtype: dtype of ``key_table`` and ``value_table``, both ``(2K + 1, head_dim)``, row ``i - j + K``, from N(0, 0.02^2).
     Raises:
-        TypeError: ``head_dim`` or ``max_distance`` is not an integer.
-        ValueError: ``head_dim`` or ``max_distance`` is not positive.
+        TypeError: ``head_dim`` or ``max_distance`` is not an integer, ``device`` or ``dtype`` is none.
+        ValueError: ``head_dim`` or ``max_distance`` is not positive, or ``device`` is unknown.
     """
+
+    _home = "key_table"
 
     def __init__(
         self,
@@ -469,6 +494,7 @@ class ShawAttention(PositionAttention):
         super().__init__()
         self.head_dim = _check.count("head_dim", head_dim)
         self.max_distance = _check.count("max_distance", max_distance)
+        _check.placement(device, dtype)
         rows = 2 * self.max_distance + 1
         self.key_table = _table(rows, self.head_dim, device=device, dtype=dtype)
         self.value_table = _table(rows, self.head_dim, device=device, dtype=dtype)
@@ -495,7 +521,8 @@ class ShawAttention(PositionAttention):
 
 def _diagonals(n: int, m: int, q_offset: int, device: torch.device) -> Tensor:
     """Every distance between n queries and m keys, largest first, and one more: shape (n + m,)."""
-    return torch.arange(q_offset - m, q_offset + n, device=device).flip(0)
+    first = int(q_offset)
+    return torch.arange(first - m, first + n, device=device).flip(0)
 
 
 def _skew(by_distance: Tensor) -> Tensor:
@@ -526,12 +553,14 @@ class TransformerXLAttention(PositionAttention):
         device: device of the parameters.
         dtype: dtype of ``u``, ``v``, both ``(H, d)`` from N(0, 0.02^2), and of ``proj.weight`` ``(H * d, H * d)``.
     Raises:
-        TypeError: ``num_heads`` or ``head_dim`` is not an integer, or ``base`` is not a number.
-        ValueError: ``num_heads`` or ``head_dim`` is not positive, their product is odd, or ``base`` is not positive.
+        TypeError: ``num_heads`` or ``head_dim`` is not an integer, ``base`` is not a number, ``device`` or ``dtype`` is none.
+        ValueError: ``num_heads`` or ``head_dim`` is not positive, their product is odd, ``base`` is not positive, or ``device``
+            is unknown.
     """
 
     num_heads: int
     head_dim: int
+    _home = "u"
 
     def __init__(
         self,
@@ -550,6 +579,7 @@ class TransformerXLAttention(PositionAttention):
             raise ValueError(f"head_dim must make num_heads * head_dim even, got {num_heads} * {head_dim}")
         rope_frequencies(width, base)
         self.base = float(base)
+        _check.placement(device, dtype)
         self.u = _table(self.num_heads, self.head_dim, device=device, dtype=dtype)
         self.v = _table(self.num_heads, self.head_dim, device=device, dtype=dtype)
         self.proj = nn.Linear(width, width, bias=False, device=device, dtype=dtype)
@@ -582,12 +612,14 @@ class T5Attention(PositionAttention):
         device: device of ``weight``.
         dtype: dtype of ``weight``, shape ``(num_buckets, H)``, zero at the start.
     Raises:
-        TypeError: ``num_heads``, ``num_buckets`` or ``max_distance`` is not an integer, or ``bidirectional`` is not a bool.
-        ValueError: ``num_heads`` is not positive, ``num_buckets`` is below 2 (4 if bidirectional), or ``max_distance`` does
-            not exceed the distances that have a bucket of their own.
+        TypeError: ``num_heads``, ``num_buckets`` or ``max_distance`` is not an integer, ``bidirectional`` is not a bool,
+            ``device`` or ``dtype`` is none.
+        ValueError: ``num_heads`` is not positive, ``num_buckets`` is below 2 (4 if bidirectional), ``max_distance`` does not
+            exceed the distances that have a bucket of their own, or ``device`` is unknown.
     """
 
     num_heads: int
+    _home = "weight"
 
     def __init__(
         self,
@@ -602,10 +634,11 @@ class T5Attention(PositionAttention):
         super().__init__()
         self.num_heads = _check.count("num_heads", num_heads)
         self._starts = _bucket_starts(num_buckets, max_distance, bidirectional)
-        self.num_buckets = num_buckets
-        self.max_distance = max_distance
+        self.num_buckets = int(num_buckets)
+        self.max_distance = int(max_distance)
         self.bidirectional = bidirectional
-        self.weight = nn.Parameter(torch.zeros(num_buckets, self.num_heads, device=device, dtype=dtype))
+        _check.placement(device, dtype)
+        self.weight = nn.Parameter(torch.zeros(self.num_buckets, self.num_heads, device=device, dtype=dtype))
 
     def logits(self, q: Tensor, k: Tensor, q_offset: int = 0) -> Tensor:
         content = super().logits(q, k, q_offset)
@@ -645,7 +678,7 @@ def t5_bucket(relative_position: Tensor, *, bidirectional: bool = True, num_buck
     """
     _check.integer("relative_position", relative_position)
     starts = _bucket_starts(num_buckets, max_distance, bidirectional)
-    return _bucket(relative_position, starts, num_buckets, bidirectional)
+    return _bucket(relative_position, starts, int(num_buckets), bidirectional)
 
 
 def _bucket_starts(num_buckets: int, max_distance: int, bidirectional: bool) -> tuple[int, ...]:
@@ -653,7 +686,8 @@ def _bucket_starts(num_buckets: int, max_distance: int, bidirectional: bool) -> 
     _check.flag("bidirectional", bidirectional)
     per_side = _check.count("num_buckets", num_buckets, minimum=4 if bidirectional else 2) // (2 if bidirectional else 1)
     exact = per_side // 2
-    if _check.count("max_distance", max_distance) <= exact:
+    max_distance = _check.count("max_distance", max_distance)
+    if max_distance <= exact:
         raise ValueError(f"max_distance must exceed the exact range of {exact} distances, got {max_distance}")
     steps = per_side - exact
     starts = list(range(1, exact + 1))
@@ -694,13 +728,14 @@ class DebertaAttention(PositionAttention):
         device: device of the parameters.
         dtype: dtype of ``embedding`` ``(2K, H * d)`` from N(0, 0.02^2), ``key_proj.weight`` and ``query_proj.weight``.
     Raises:
-        TypeError: ``num_heads``, ``head_dim`` or ``max_distance`` is not an integer.
-        ValueError: one of them is not positive.
+        TypeError: ``num_heads``, ``head_dim`` or ``max_distance`` is not an integer, ``device`` or ``dtype`` is none.
+        ValueError: one of the three is not positive, or ``device`` is unknown.
     """
 
     num_heads: int
     head_dim: int
     _terms = 3
+    _home = "embedding"
 
     def __init__(
         self,
@@ -715,6 +750,7 @@ class DebertaAttention(PositionAttention):
         self.num_heads = _check.count("num_heads", num_heads)
         self.head_dim = _check.count("head_dim", head_dim)
         self.max_distance = _check.count("max_distance", max_distance)
+        _check.placement(device, dtype)
         width = self.num_heads * self.head_dim
         self.embedding = _table(2 * self.max_distance, width, device=device, dtype=dtype)
         self.key_proj = nn.Linear(width, width, bias=False, device=device, dtype=dtype)

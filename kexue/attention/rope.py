@@ -6,6 +6,7 @@ Su et al. (2021), arXiv:2104.09864; linear attention after Katharopoulos et al. 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ __all__ = [
     "rotary_linear_attention",
 ]
 
+# A cached table has at most this many rows: half a gigabyte in float32 at 128 rotated features.
+_TABLE_ROWS = 2**20
+
 
 def rope_frequencies(dim: int, base: float = 10000.0, *, device: torch.device | str | None = None) -> Tensor:
     r"""Angular frequencies of the rotation planes, :math:`\theta_i = \mathrm{base}^{-2i/\mathrm{dim}}`, radians per position.
@@ -37,14 +41,20 @@ def rope_frequencies(dim: int, base: float = 10000.0, *, device: torch.device | 
     Returns:
         float64, shape ``(dim // 2,)``, starting at 1.
     Raises:
-        TypeError: ``dim`` is not an integer or ``base`` not a number.
-        ValueError: ``dim`` is not positive and even, or ``base`` is not positive and finite.
+        TypeError: ``dim`` is not an integer, ``base`` not a number, or ``device`` none.
+        ValueError: ``dim`` is not positive and even, ``base`` is not positive and finite (and not subnormal), or ``device`` is
+            unknown.
 
     >>> rope_frequencies(4)
     tensor([1.0000, 0.0100], dtype=torch.float64)
     """
-    dim, base = _even("dim", dim), _check.number("base", base, 0.0, open_low=True)
+    dim, base, device = _even("dim", dim), _base(base), _check.device("device", device)
     return torch.pow(base, torch.arange(0, dim, 2, dtype=torch.float64, device=device) / -dim)
+
+
+def _base(value: float) -> float:
+    # The reciprocal of a subnormal number overflows.
+    return _check.number("base", value, sys.float_info.min)
 
 
 def _even(name: str, value: int) -> int:
@@ -171,7 +181,7 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, dim: int, base: float = 10000.0, *, interleaved: bool = True) -> None:
         super().__init__()
         self.dim = _even("dim", dim)
-        self.base = _check.number("base", base, 0.0, open_low=True)
+        self.base = _base(base)
         self.interleaved = _check.flag("interleaved", interleaved)
         # Not buffers: a cast of the module would destroy them, and a table that grows must not enter a checkpoint.
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
@@ -182,22 +192,23 @@ class RotaryEmbedding(nn.Module):
         Args:
             x: floating point, shape ``(..., n, D)`` with ``D >= dim``; features past ``dim`` pass through.
             positions: integer or real, any sign, shape ``(n,)``, or ``(B, n)`` for ``x`` of shape ``(B, ..., n, D)``; on the
-                device of ``x``. None means ``offset, ..., offset + n - 1``, read from a cached table that grows on demand.
+                device of ``x``. None means ``offset, ..., offset + n - 1``, read from a cached table that grows on demand (to
+                2^20 rows; what lies beyond is computed at every call).
             offset: position of the first row when ``positions`` is None, not negative.
         Returns:
             Shape, dtype and device of ``x``; float64 in, float64 accuracy out. Differentiable in ``x`` and in real ``positions``.
         Raises:
             TypeError: ``x`` is not floating point, ``positions`` not a real tensor, ``offset`` not an integer.
             ValueError: ``x`` has fewer than two axes or ``dim`` features; ``positions`` has the wrong shape or device; ``offset``
-                is negative, or given together with ``positions``.
+                is negative, above 2^53, or given together with ``positions``.
         """
         _check.floating("x", x)
         if x.ndim < 2 or x.shape[-1] < self.dim:
             raise ValueError(f"x must have shape (..., n, D) with D >= {self.dim}, got {tuple(x.shape)}")
         if type(offset) is not int:  # the check would fix a traced integer and so recompile at every decoding step
-            offset = _check.count("offset", offset, minimum=0)
-        if offset < 0:
-            raise ValueError(f"offset must be at least 0, got {offset}")
+            offset = _check.position("offset", offset)
+        if not 0 <= offset <= 2**53:
+            _check.position("offset", offset)
         if positions is None:
             cos, sin = self._consecutive(x, offset)
         else:
@@ -209,7 +220,7 @@ class RotaryEmbedding(nn.Module):
     def _consecutive(self, x: Tensor, offset: int) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(x.dtype, torch.float32)
         end = offset + x.shape[-2]
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or end > _TABLE_ROWS:
             # Growing a table is a side effect that a compiled graph cannot have.
             return self._computed(torch.arange(offset, end, device=x.device), dtype)
         table = self._tables.get((x.device, dtype))
@@ -351,7 +362,7 @@ def linear_attention(
             shape ``(d, e)``; changes the result by rounding only.
     Returns:
         Shape ``(..., n, e)``, dtype and device of ``q``. Half-precision input is summed in float32. A row whose denominator is 0
-        gives 0, with finite gradients. The sums themselves must fit the dtype they are formed in.
+        gives 0, with finite gradients. The sums themselves must fit the dtype they are formed in, a denominator as a normal number.
     Raises:
         TypeError: an input is not a floating tensor or has another dtype than ``q``, ``is_causal`` is not a bool, ``chunk_size``
             not an integer.
@@ -380,6 +391,8 @@ def linear_attention(
     _match("k_norm", k_norm, -1, q_norm.shape[-1], "features")
     _check.flag("is_causal", is_causal)
     chunk_size = _check.count("chunk_size", chunk_size)
+    # Beyond the length of the sequence a chunk only grows padding.
+    chunk_size = min(chunk_size, max(n, 64))
     if is_causal and n != m:
         raise ValueError(f"k must have as many rows as q ({n}) when is_causal, got {m}")
     dtype = q.dtype
@@ -440,8 +453,10 @@ def rotary_linear_attention(
     Returns:
         Shape ``(..., n, e)``, dtype and device of ``q``.
     Raises:
-        TypeError: ``rotary`` or ``feature_map`` is not callable, or as :func:`linear_attention`.
-        ValueError: as :func:`linear_attention`.
+        TypeError: ``rotary`` or ``feature_map`` is not callable or returns another dtype than it is given, or as
+            :func:`linear_attention`.
+        ValueError: ``rotary`` or ``feature_map`` returns another shape (``feature_map`` may change the width) or device, or as
+            :func:`linear_attention`.
 
     >>> x = torch.zeros(2, 4)
     >>> rotary_linear_attention(x, x, torch.ones(2, 1), RotaryEmbedding(4), is_causal=True)[0]
@@ -453,8 +468,19 @@ def rotary_linear_attention(
         feature_map = _elu_plus_one
     elif not callable(feature_map):
         raise TypeError(f"feature_map must be callable or None, got {type(feature_map).__name__}")
-    q, k = feature_map(_check.floating("q", q)), feature_map(_check.floating("k", k))
-    return linear_attention(rotary(q), rotary(k), v, q_norm=q, k_norm=k, is_causal=is_causal, chunk_size=chunk_size)
+    for name, value in (("q", q), ("k", k)):
+        if _check.floating(name, value).ndim < 2:
+            raise ValueError(f"{name} must have at least 2 axes, got shape {tuple(value.shape)}")
+    q, k = (_returned("feature_map", feature_map, value) for value in (q, k))
+    turned_q, turned_k = (_returned("rotary", rotary, value, keeps_width=True) for value in (q, k))
+    return linear_attention(turned_q, turned_k, v, q_norm=q, k_norm=k, is_causal=is_causal, chunk_size=chunk_size)
+
+
+def _returned(name: str, function: Callable[[Tensor], Tensor], x: Tensor, *, keeps_width: bool = False) -> Tensor:
+    """``function(x)`` if it fits ``x``: same dtype, device and shape up to the width."""
+    result = _check.floating(f"{name}(x)", function(x))
+    _check.shape(f"{name}(x)", result, x.shape if keeps_width else (*x.shape[:-1], *result.shape[-1:]))
+    return _check.alike(f"{name}(x)", result, "x", x)
 
 
 def _elu_plus_one(x: Tensor) -> Tensor:

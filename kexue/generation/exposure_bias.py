@@ -269,8 +269,9 @@ def random_replacement(
     Returns:
         A new tensor like ``ids``: same shape, dtype and device.
     Raises:
-        TypeError: ``ids`` is not an integer tensor, ``mask`` not boolean, or a rate no number.
-        ValueError: ``ids`` has not two axes, ``mask`` has another shape or device, or a rate lies outside ``[0, 1]``.
+        TypeError: ``ids`` is not an integer tensor, ``mask`` not boolean, a rate no number, or ``generator`` none.
+        ValueError: ``ids`` has not two axes, ``mask`` has another shape or device, a rate lies outside ``[0, 1]``, or
+            ``generator`` is for another device.
 
     >>> ids = torch.tensor([[101, 7, 8, 9, 0]])
     >>> inside = torch.tensor([[False, True, True, True, False]])
@@ -285,6 +286,7 @@ def random_replacement(
     if mask is not None:
         _check.shape("mask", _check.boolean("mask", mask), ids.shape)
         _check.same_device("mask", mask, "ids", ids)
+    _check.generator("generator", generator, ids.device)
     batch, length = ids.shape
     rows, positions, draws = (
         torch.rand(shape, dtype=torch.float32, device=ids.device, generator=generator)
@@ -299,7 +301,9 @@ def random_replacement(
         # A stable sort lists the masked-in positions first, so the k-th of them can be looked up.
         listed = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
         sources = listed.gather(1, torch.minimum((draws * size).long(), (size - 1).clamp(min=0)))
-    return torch.where(replaced, ids.gather(1, sources), ids)
+    # PyTorch gathers no unsigned integers of more than 8 bits.
+    tokens = ids if ids.dtype.is_signed or ids.dtype == torch.uint8 else ids.long()
+    return torch.where(replaced, tokens.gather(1, sources), tokens).to(ids.dtype)
 
 
 def gradient_penalty(loss: Tensor, inputs: Tensor, *, coefficient: float = 1.0) -> Tensor:
@@ -362,13 +366,13 @@ def _check_labels(labels: Tensor, unary: Tensor) -> Tensor:
 
 def _checked_step(log_probs: Tensor, num_prefixes: int, eos: int | None) -> Tensor:
     """What ``step`` returned, on the CPU in float64."""
-    if not isinstance(log_probs, Tensor) or not log_probs.is_floating_point():
+    if not isinstance(log_probs, Tensor) or not log_probs.is_floating_point() or log_probs.layout != torch.strided:
         raise TypeError(f"step must return a floating-point tensor, got {getattr(log_probs, 'dtype', type(log_probs).__name__)}")
     if log_probs.ndim != 2 or log_probs.shape[0] != num_prefixes or log_probs.shape[1] == 0:
         raise ValueError(f"step must return shape ({num_prefixes}, V) with V >= 1, got {tuple(log_probs.shape)}")
     if eos is not None and eos >= log_probs.shape[1]:
         raise ValueError(f"eos must be below V = {log_probs.shape[1]}, got {eos}")
-    log_probs = log_probs.to("cpu", torch.float64)
+    log_probs = _check.readable("step", log_probs).to("cpu", torch.float64)
     largest = log_probs.max().item()
     # Rounding may leave a log-probability slightly above 0; passing logits leaves it far above.
     if math.isnan(largest) or largest == math.inf or (eos is not None and largest > 1e-2):

@@ -195,7 +195,9 @@ def expected_repeats(P: ArrayLike, start: ArrayLike) -> float:
     first = _real("start", start)
     if first.shape != (len(P),):
         raise ValueError(f"start must have shape {(len(P),)}, got {first.shape}")
-    if not (np.isfinite(first).all() and (first >= 0).all() and first.sum() <= 1 + 1e-8):
+    with np.errstate(over="ignore"):
+        total = first.sum()
+    if not (np.isfinite(first).all() and (first >= 0).all() and total <= 1 + 1e-8):
         raise ValueError(f"start must be finite and non-negative with a sum of at most 1, got {first}")
     if len(P) == 0:
         return 0.0
@@ -504,7 +506,9 @@ def _word_matrix(value: ArrayLike) -> Matrix:
     # Written so that NaN fails: it propagates into the minimum, and infinity into the row sums.
     if P.size and not P.min() >= 0.0:
         raise ValueError(f"P must be finite and non-negative, got {P.min()}")
-    if P.size and not (largest := P.sum(axis=1).max()) <= 1 + 1e-8:
+    with np.errstate(over="ignore"):
+        largest = P.sum(axis=1).max(initial=0.0)
+    if not largest <= 1 + 1e-8:
         raise ValueError(f"P must have row sums of at most 1, got {largest}")
     return P
 
@@ -516,7 +520,9 @@ def _distributions(value: ArrayLike) -> tuple[Matrix, np.dtype[Any]]:
         raise ValueError(f"probs must have at least one entry along the last axis, got shape {p.shape}")
     if p.size and not p.min() >= 0.0:
         raise ValueError(f"probs must be finite and non-negative, got {p.min()}")
-    if p.size and not (error := np.abs(p.sum(axis=-1) - 1.0).max()) <= 1e-6:
+    with np.errstate(over="ignore"):
+        error = np.abs(p.sum(axis=-1) - 1.0).max(initial=0.0)
+    if not error <= 1e-6:
         raise ValueError(f"probs must sum to 1 along the last axis, got a sum that differs by {error}")
     return p, array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
 
@@ -537,9 +543,9 @@ def _each(name: str, sequences: Any) -> list[Any]:
 
 def _codes(name: str, sequence: Any, codes: dict[Hashable, int]) -> NDArray[np.int64]:
     """Small integers for hashable symbols, numbered in ``codes`` by first appearance."""
-    # Elements of a tensor are hashed by identity, those of its list by value.
-    values = sequence.tolist() if hasattr(sequence, "tolist") else sequence
     try:
+        # Elements of a tensor are hashed by identity, those of its list by value.
+        values = sequence.tolist() if hasattr(sequence, "tolist") else sequence
         return np.array([codes.setdefault(symbol, len(codes)) for symbol in values], dtype=np.int64)
-    except TypeError:
+    except (TypeError, RuntimeError):  # RuntimeError: a tensor on the meta device has no list
         raise TypeError(f"{name} must hold sequences of hashable symbols, got {type(sequence).__name__}") from None

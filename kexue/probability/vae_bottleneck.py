@@ -74,8 +74,8 @@ class GaussianBottleneck(nn.Module):
         dtype: dtype of the parameters.
 
     Raises:
-        TypeError: a size is not an integer, or ``bias`` is not a bool.
-        ValueError: a size is below 1.
+        TypeError: a size is not an integer, ``bias`` is not a bool, ``device`` or ``dtype`` is none.
+        ValueError: a size is below 1, or ``device`` is unknown.
 
     >>> layer = GaussianBottleneck(8, 2).eval()
     >>> z, kl = layer(torch.zeros(5, 8))
@@ -88,6 +88,7 @@ class GaussianBottleneck(nn.Module):
         self.in_features = _check.count("in_features", in_features)
         self.latent_features = _check.count("latent_features", latent_features)
         _check.flag("bias", bias)
+        _check.placement(device, dtype)
         self.mean = nn.Linear(self.in_features, self.latent_features, bias, device, dtype)
         self.log_var = nn.Linear(self.in_features, self.latent_features, bias, device, dtype)
 
@@ -101,11 +102,13 @@ class GaussianBottleneck(nn.Module):
         Returns:
             ``(z, kl)``: ``z`` of shape ``(..., latent_features)`` is a reparameterised sample in training mode (gradients reach
             both layers) and the mean in evaluation mode, where no random number is drawn; ``kl`` of shape ``(...)`` is
-            :func:`kl_standard_normal` of the posterior, in nats, the same in both modes.
+            :func:`kl_standard_normal` of the posterior, in nats, the same in both modes. Both are finite as long as mean and
+            variance fit the dtype.
 
         Raises:
             TypeError: ``x`` is not a floating-point tensor of the parameters' dtype, or ``generator`` is no ``torch.Generator``.
-            ValueError: the last axis of ``x`` is not ``in_features``, or ``x`` is on another device than the parameters.
+            ValueError: the last axis of ``x`` is not ``in_features``, or ``x`` is on another device than the parameters or
+                ``generator``.
         """
         _check.floating("x", x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
@@ -114,7 +117,7 @@ class GaussianBottleneck(nn.Module):
         autocast = x.dtype != weight.dtype and x.device == weight.device and torch.is_autocast_enabled(x.device.type)
         if not autocast:
             _check.alike("x", x, "the parameters", weight)
-        _check.generator("generator", generator)
+        _check.generator("generator", generator, x.device)
         mean, log_var = self.mean(x), self.log_var(x)
         kl = kl_standard_normal(mean, log_var)
         if not self.training:
@@ -168,7 +171,7 @@ def rate_decomposition(
         TypeError: ``mean`` or ``log_var`` is not a floating-point tensor, they differ in dtype, ``num_samples`` is not an
             integer, or ``generator`` is no ``torch.Generator``.
         ValueError: ``mean`` is not 2-D, has no row, or is not finite; ``log_var`` has another shape or device, or a value out of
-            range; ``num_samples`` is below 1.
+            range; ``num_samples`` is below 1; ``generator`` is for another device.
 
     Two posteriors that cannot be confused carry log 2:
 
@@ -179,12 +182,12 @@ def rate_decomposition(
     _check.axes("mean", mean, 2)
     if len(mean) == 0:
         raise ValueError(f"mean must have at least one row, got shape {tuple(mean.shape)}")
-    if not bool(mean.isfinite().all()):
+    if not bool(_check.readable("mean", mean).isfinite().all()):
         raise ValueError("mean must be finite, got NaN or infinity")
     if not bool((log_var.abs() <= 1400).all()):
         raise ValueError("log_var must lie in [-1400, 1400], got a value outside")
-    _check.count("num_samples", num_samples)
-    _check.generator("generator", generator)
+    num_samples = _check.count("num_samples", num_samples)
+    _check.generator("generator", generator, mean.device)
     # One row per latent coordinate, so that a coordinate's N values are contiguous.
     mu, v = mean.double().mT.contiguous(), log_var.double().mT.contiguous()
     sums = torch.zeros(4, dtype=torch.float64, device=mean.device)
@@ -250,7 +253,7 @@ def reverse_water_filling(variances: Tensor, level: float) -> tuple[Tensor, Tens
     >>> reverse_water_filling(torch.tensor([4.0, 1.0, 0.5]), 1.0)
     (tensor([0.6931, 0.0000, 0.0000]), tensor([1.0000, 1.0000, 0.5000]))
     """
-    _check.floating("variances", variances)
+    _check.readable("variances", _check.floating("variances", variances))
     if not bool(((variances >= 0) & variances.isfinite()).all()):
         raise ValueError("variances must be finite and nonnegative, got a negative or non-finite entry")
     level = _check.number("level", level, 0.0, open_low=True)

@@ -146,7 +146,9 @@ def test_real_positions_and_any_shape_and_base_are_allowed() -> None:
     code = sinusoidal(positions, 4, 100.0, dtype=DOUBLE)
     assert code.shape == (1, 3, 4)
     torch.testing.assert_close(code[0, :, 2], (positions[0] / 10).sin())
-    torch.autograd.gradcheck(lambda x: sinusoidal(x, 4, 100.0, dtype=DOUBLE), positions[:, :2].detach().requires_grad_())
+    small = positions[:, :2].detach().requires_grad_()
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x: sinusoidal(x, 4, 100.0, dtype=DOUBLE), small)
     assert sinusoidal(torch.zeros(3, 0, dtype=torch.long), 6).shape == (3, 0, 6)
 
 
@@ -198,7 +200,21 @@ def test_neighbours_inside_a_block_keep_their_distance_and_alpha_scales_the_bloc
 
 
 def test_the_stretched_table_is_differentiable_in_the_table() -> None:
-    torch.autograd.gradcheck(lambda t: hierarchical(t, 8), normal(3, 2).requires_grad_())
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda t: hierarchical(t, 8), normal(3, 2).requires_grad_())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 6), st.integers(0, 36), st.floats(-3, 3), st.floats(-3, 3), st.integers(0, 99))
+def test_stretching_commutes_with_every_affine_map(n: int, length: int, scale: float, shift: float, seed: int) -> None:
+    table, length = normal(n, 3, seed=seed), min(length, n * n)
+    torch.testing.assert_close(hierarchical(scale * table + shift, length), scale * hierarchical(table, length) + shift)
+
+
+def test_a_stretched_float16_row_overflows_only_if_it_does_not_fit() -> None:
+    # The offset of the second block alone, 0.4 / 0.6 * 1.2e5, is no float16.
+    rows = hierarchical(torch.tensor([[-6e4], [6e4]], dtype=torch.float16), 4)
+    assert rows.flatten().tolist() == [-60000.0, 60000.0, 20000.0, math.inf]
 
 
 ABSOLUTE: dict[str, Callable[..., AbsolutePositions]] = {
@@ -220,6 +236,32 @@ def test_a_sequence_handled_in_pieces_equals_the_sequence_handled_whole(name: st
     for cut in (0, 3, 7, 20):
         torch.testing.assert_close(torch.cat([module(x[..., :cut, :]), module(x[..., cut:, :], offset=cut)], -2), whole)
     torch.testing.assert_close(module(x[0, 0]), whole[0, 0])
+
+
+@pytest.mark.parametrize("name", ABSOLUTE)
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 12), st.integers(0, 12), st.integers(0, 8), st.sampled_from(["add", "multiply", "concat"]), st.integers(0, 99)
+)
+def test_any_cut_and_any_batch_give_the_same_rows(name: str, n: int, cut: int, start: int, mode: str, seed: int) -> None:
+    module, x, cut = ABSOLUTE[name](mode=mode), normal(2, n, 6, seed=seed), min(cut, n)
+    whole = module(x, offset=start)
+    pieces = [module(x[:, :cut], offset=start), module(x[:, cut:], offset=start + cut)]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole)
+    torch.testing.assert_close(torch.stack([module(row, offset=start) for row in x]), whole)
+    if mode != "concat":  # affine in the content: what does not depend on it is the position
+        torch.testing.assert_close(
+            module(x + 1, offset=start) - whole, module(2 * x + 1, offset=start) - module(2 * x, offset=start)
+        )
+
+
+@pytest.mark.parametrize("mode", ["add", "multiply", "concat"])
+@pytest.mark.parametrize("alpha", [None, 0.4])
+def test_absolute_encodings_have_gradients_in_content_and_table(mode: str, alpha: float | None) -> None:
+    module = LearnedPositions(3, 2, mode=mode, alpha=alpha, dtype=DOUBLE)
+    arguments = (normal(2, 3, 2).requires_grad_(), normal(3, 2, seed=1).requires_grad_())
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x, w: functional_call(module, {"weight": w}, (x,)), arguments)
 
 
 @pytest.mark.parametrize("name", ABSOLUTE)
@@ -364,7 +406,24 @@ def test_the_convolution_works_in_every_dtype_and_shape(padding_mode: str) -> No
     assert module(x[:, :, :0]).shape == (2, 5, 0, 3)
     assert module(x[:0]).shape == (0, 5, 7, 3)
     arguments = (normal(1, 4, 3).requires_grad_(), *(p.detach().clone().requires_grad_() for p in module.parameters()))
-    torch.autograd.gradcheck(lambda x, w, b: functional_call(module, {"weight": w, "bias": b}, (x,)), arguments)
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x, w, b: functional_call(module, {"weight": w, "bias": b}, (x,)), arguments)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 9), st.sampled_from([1, 3, 5, 7]), st.integers(-9, 9), st.integers(0, 99))
+def test_a_circular_convolution_turns_with_its_input_and_is_affine(n: int, kernel: int, shift: int, seed: int) -> None:
+    module = ConvPositions(2, kernel, padding_mode="circular", dtype=DOUBLE)
+    x, y = normal(n, 2, seed=seed), normal(n, 2, seed=seed + 1)
+    torch.testing.assert_close(module(x.roll(shift, 0)), module(x).roll(shift, 0))
+    torch.testing.assert_close(module(x) + module(y), module(x + y) + module.bias)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 9), st.integers(0, 99))
+def test_a_causal_convolution_of_a_prefix_is_a_prefix(n: int, kernel: int, cut: int, seed: int) -> None:
+    module, x = ConvPositions(2, kernel, is_causal=True, dtype=DOUBLE), normal(n, 2, seed=seed)
+    torch.testing.assert_close(module(x[:cut]), module(x)[:cut])
 
 
 # Relative encodings
@@ -557,6 +616,7 @@ def test_gradients_are_right_in_inputs_and_parameters(name: str) -> None:
     inputs = [x[..., :2].detach() if name == "plain" else x for x in heads(3, 4, batch=1)]
     arguments = [x.clone().requires_grad_() for x in (*inputs, *(p.detach() for p in module.parameters()))]
     assert torch.autograd.gradcheck(run, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -626,13 +686,46 @@ def test_stacked_absolute_encodings_run_under_vmap(module: Callable[[], nn.Modul
     torch.testing.assert_close(together, torch.stack([f(row) for f, row in zip(modules, x, strict=True)]))
 
 
-@pytest.mark.parametrize("name", ["shaw", "xl", "t5", "deberta", "rotary values"])
-def test_one_graph_holds_the_whole_attention(name: str) -> None:
+@pytest.mark.parametrize("name", ["plain", "shaw", "xl", "t5", "deberta", "rotary values"])
+def test_one_graph_holds_the_whole_attention_and_decodes_without_recompiling(name: str) -> None:
     torch._dynamo.reset()
+    module, graphs = build(name), []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    q, k, v = heads(1, 12)
+    for step in range(5):
+        options = {"is_causal": True, "q_offset": step}
+        torch.testing.assert_close(compiled(q, k, v, **options), module(q, k, v, **options))
+    assert len(graphs) <= 2
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("make", [np.uint8, np.int64, np.array, torch.tensor])
+def test_an_offset_may_be_any_integer(name: str, make: Callable[[int], Any]) -> None:
     module = build(name)
-    q, k, v = heads(4, 6)
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(q, k, v, is_causal=True, q_offset=2), module(q, k, v, is_causal=True, q_offset=2))
+    q, k, v = heads(2, 6)
+    expected = module(q, k, v, is_causal=True, q_offset=2)
+    assert torch.equal(module(q, k, v, is_causal=True, q_offset=make(2)), expected)
+    assert torch.equal(module.logits(q, k, make(2)), module.logits(q, k, 2))
+    with pytest.raises(ValueError, match=r"^q_offset must be at most 9007199254740992"):
+        module(q, k, v, q_offset=2**53 + 1)
+
+
+@pytest.mark.parametrize("name", ["shaw", "xl", "t5", "deberta"])
+def test_inputs_must_be_where_the_parameters_are(name: str) -> None:
+    inputs = heads(2, 2)
+    with pytest.raises(ValueError, match=r"^q must be on the device of the parameters \(meta\), got cpu"):
+        build(name).to("meta")(*inputs)
+    with pytest.raises(ValueError, match=r"^q must be on the device of the parameters \(cpu\), got meta"):
+        build(name)(*(x.to("meta") for x in inputs))
+    with pytest.raises(ValueError, match=r"^attn must be on the device"):
+        build(name).to("meta").mix(torch.ones(2, HEADS, 2, 2, dtype=DOUBLE), inputs[2])
+    with pytest.raises(ValueError, match=r"^attn_mask must be on the device of q"):
+        build(name)(*inputs, attn_mask=torch.ones(2, 2, dtype=torch.bool, device="meta"))
 
 
 def test_one_graph_holds_every_absolute_encoding() -> None:
@@ -707,6 +800,17 @@ def test_buckets_grow_with_the_distance_and_fill_their_range(per_side: int, beyo
     assert t5_bucket(torch.tensor(-max_distance), **options) == per_side - 1
     future = t5_bucket(distance[1:], **options)
     assert torch.equal(future, past[1:] + per_side if bidirectional else torch.zeros_like(future))
+
+
+@pytest.mark.parametrize("make", [np.uint8, np.int8, np.int64, torch.tensor])
+def test_counts_of_narrow_types_do_not_overflow(make: Callable[[int], Any]) -> None:
+    distance = torch.arange(-200, 200)
+    assert torch.equal(t5_bucket(distance, num_buckets=make(32), max_distance=make(127)), t5_bucket(distance, max_distance=127))
+    # One way, 127**15 is beyond int64: the search for the borders once never ended.
+    one_way = {"bidirectional": False, "max_distance": make(127)}
+    assert torch.equal(t5_bucket(distance, **one_way), t5_bucket(distance, bidirectional=False, max_distance=127))
+    module = T5Attention(2, num_buckets=make(32), max_distance=make(127))
+    assert repr(module) == repr(T5Attention(2, max_distance=127)) and type(module.num_buckets) is int
 
 
 def test_the_smallest_integers_do_not_overflow() -> None:
@@ -805,6 +909,21 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: ConvPositions(2)(torch.zeros(2)), ValueError, "x"),
     (lambda: ConvPositions(2)(torch.zeros(3, 3)), ValueError, "x"),
     (lambda: ConvPositions(2)(IDS[:, None]), TypeError, "x"),
+    (lambda: ConvPositions(2, device="meta")(TABLE), ValueError, "x"),
+    (lambda: LearnedPositions(3, 2, device="meta")(TABLE), ValueError, "x"),
+    (lambda: LearnedPositions(3, 2)(TABLE[:1], offset=2**60), ValueError, "offset"),
+    *[
+        (lambda c=c, a=a, o=o: c(*a, **o), error, next(iter(o)))
+        for c, a in (
+            (LearnedPositions, (3, 2)),
+            (ConvPositions, (2,)),
+            (ShawAttention, (4, 3)),
+            (TransformerXLAttention, (2, 4)),
+            (T5Attention, (2,)),
+            (DebertaAttention, (2, 4, 3)),
+        )
+        for o, error in (({"device": "nonsense"}, ValueError), ({"device": 1.5}, TypeError), ({"dtype": torch.int64}, TypeError))
+    ],
     (lambda: ShawAttention(0, 3), ValueError, "head_dim"),
     (lambda: ShawAttention(4.0, 3), TypeError, "head_dim"),
     (lambda: ShawAttention(4, 0), ValueError, "max_distance"),

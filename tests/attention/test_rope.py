@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 
 import mpmath
 import pytest
@@ -86,7 +87,16 @@ BAD_FREQUENCIES = [
     ((4, float("nan")), {}, ValueError, "base"),
     ((4, None), {}, TypeError, "base"),
     ((4, True), {}, TypeError, "base"),
+    ((4, 1e-310), {}, ValueError, "base"),
+    ((2**64,), {}, ValueError, "dim"),
+    ((4,), {"device": "nonsense"}, ValueError, "device"),
+    ((4,), {"device": 0.5}, TypeError, "device"),
 ]
+
+
+def test_the_extreme_bases_have_finite_frequencies():
+    for base in (sys.float_info.min, sys.float_info.max):
+        assert rope_frequencies(2**12, base).isfinite().all()
 
 
 @pytest.mark.parametrize(("args", "kwargs", "error", "name"), BAD_FREQUENCIES)
@@ -362,6 +372,8 @@ def test_a_grown_table_is_exact_and_kept(dtype):
     rotary(x, offset=5001)
     grown = sum(table[0].shape[0] for table in rotary._tables.values())
     rotary(x, offset=9000)
+    assert torch.equal(rotary(x, offset=rope._TABLE_ROWS), rotary(x, torch.tensor([rope._TABLE_ROWS])))
+    assert torch.equal(rotary(x, offset=2**53), rotary(x, torch.tensor([2**53])))
     assert size == 5001 and grown == 10002 == sum(table[0].shape[0] for table in rotary._tables.values())
 
 
@@ -507,6 +519,8 @@ BAD_FORWARDS = [
     ((R,), {"offset": 1.0}, TypeError, "offset"),
     ((R,), {"offset": True}, TypeError, "offset"),
     ((R,), {"offset": None}, TypeError, "offset"),
+    ((R,), {"offset": 2**53 + 1}, ValueError, "offset"),
+    ((R.to_sparse(),), {}, TypeError, "x"),
     ((R, torch.arange(3)), {"offset": 2}, ValueError, "offset"),
     ((R, torch.arange(4)), {}, ValueError, "positions"),
     ((R, torch.zeros(3, 3)), {}, ValueError, "positions"),
@@ -576,6 +590,8 @@ def test_reordering_keeps_dtype_and_gradient_and_makes_a_new_tensor():
     assert moved.dtype == torch.bfloat16 and moved.data_ptr() != weight.data_ptr()
     moved.sum().backward()
     assert torch.equal(weight.grad, torch.ones_like(weight))
+    wide = draw(8, 2).requires_grad_()
+    assert all(check(lambda w: permute_rotary_weight(w, 2, rotary_dim=2), wide) for check in (gradcheck, gradgradcheck))
     assert permute_rotary_weight(torch.arange(6), 1, to_interleaved=True).tolist() == [0, 3, 1, 4, 2, 5]
 
 
@@ -762,6 +778,12 @@ def test_linear_attention_has_gradients(is_causal):
     assert gradcheck(function, inputs) and (not is_causal or gradgradcheck(function, inputs, fast_mode=True))
 
 
+def test_a_chunk_beyond_the_sequence_takes_no_memory():
+    q = draw(5, 3).abs()
+    huge = linear_attention(q, q, q, is_causal=True, chunk_size=2**62)
+    torch.testing.assert_close(huge, linear_attention(q, q, q, is_causal=True, chunk_size=5))
+
+
 def test_leading_axes_broadcast_and_layouts_do_not_matter():
     q, k, v = draw(2, 4, 7, 3).abs(), draw(2, 1, 7, 3, seed=1).abs(), draw(2, 1, 7, 5, seed=2)
     expected = linear_attention(q, k.expand(2, 4, 7, 3), v.expand(2, 4, 7, 5), is_causal=True, chunk_size=2)
@@ -840,6 +862,19 @@ def test_shifting_all_positions_changes_nothing(seed, shift, is_causal):
     torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
 
 
+@given(seeds, st.integers(1, 9), st.floats(-3, 3), st.booleans())
+@settings(deadline=None, max_examples=25)
+def test_rotated_linear_attention_is_linear_in_the_values_and_plain_without_rotation(seed, n, factor, is_causal):
+    q, k, v, w = (draw(n, 4, seed=seed + i) for i in range(4))
+
+    def attend(values: Tensor) -> Tensor:
+        return rotary_linear_attention(q, k, values, RotaryEmbedding(4), feature_map=torch.sigmoid, is_causal=is_causal)
+
+    torch.testing.assert_close(attend(v + factor * w), attend(v) + factor * attend(w), rtol=1e-9, atol=1e-9)
+    plain = rotary_linear_attention(q, k, v, lambda x: x, feature_map=torch.sigmoid, is_causal=is_causal)
+    torch.testing.assert_close(plain, linear_attention(q.sigmoid(), k.sigmoid(), v, is_causal=is_causal))
+
+
 def test_constant_values_do_not_stay_constant():
     # The price of a rotated numerator: its weights do not sum to 1.
     ones = torch.ones(6, 6, dtype=F64)
@@ -858,12 +893,29 @@ def test_rotated_linear_attention_has_gradients():
     q, k, v = (draw(3, 2, seed=s).requires_grad_() for s in range(3))
     assert gradcheck(lambda *a: rotary_linear_attention(*a, RotaryEmbedding(2), is_causal=True, chunk_size=2), (q, k, v))
 
+    def smooth(*values: Tensor) -> Tensor:
+        return rotary_linear_attention(*values, RotaryEmbedding(2), feature_map=torch.sigmoid, is_causal=True, chunk_size=2)
+
+    assert gradgradcheck(smooth, (q, k, v), fast_mode=True)
+
 
 ROTARY = RotaryEmbedding(2)
 BAD_ROTARY_LINEAR = [
     ((L, L, V, None), {}, TypeError, "rotary"),
     ((L, L, V, 3), {}, TypeError, "rotary"),
     ((L, L, V, ROTARY), {"feature_map": "elu"}, TypeError, "feature_map"),
+    ((L, L, V, lambda x: None), {}, TypeError, "rotary"),
+    ((L, L, V, lambda x: x.long()), {}, TypeError, "rotary"),
+    ((L, L, V, lambda x: x.half()), {}, TypeError, "rotary"),
+    ((L, L, V, lambda x: x[..., :1]), {}, ValueError, "rotary"),
+    ((L, L, V, lambda x: x[None]), {}, ValueError, "rotary"),
+    ((L, L, V, lambda x: x.to("meta")), {}, ValueError, "rotary"),
+    ((L, L, V, ROTARY), {"feature_map": lambda x: x.tolist()}, TypeError, "feature_map"),
+    ((L, L, V, ROTARY), {"feature_map": Tensor.double}, TypeError, "feature_map"),
+    ((L, L, V, ROTARY), {"feature_map": Tensor.sum}, ValueError, "feature_map"),
+    ((L, L, V, ROTARY), {"feature_map": lambda x: x[:-1]}, ValueError, "feature_map"),
+    ((L[0], L, V, ROTARY), {}, ValueError, "q"),
+    ((L, L[0], V, ROTARY), {}, ValueError, "k"),
     ((1.0, L, V, ROTARY), {}, TypeError, "q"),
     ((L.int(), L, V, ROTARY), {}, TypeError, "q"),
     ((L, [1.0], V, ROTARY), {}, TypeError, "k"),
@@ -876,5 +928,5 @@ BAD_ROTARY_LINEAR = [
 
 @pytest.mark.parametrize(("args", "kwargs", "error", "name"), BAD_ROTARY_LINEAR)
 def test_bad_rotated_linear_attention_is_refused_by_name(args, kwargs, error, name):
-    with pytest.raises(error, match=f"^{name} "):
+    with pytest.raises(error, match=rf"^{name}\b"):
         rotary_linear_attention(*args, **kwargs)

@@ -191,6 +191,31 @@ def test_local_transitions_multiply_to_the_local_probability() -> None:
     torch.testing.assert_close(torch.stack(total), local_log_prob(unary, pairwise, labels), atol=1e-13, rtol=0)
 
 
+@settings(deadline=None, max_examples=30)
+@given(length=st.integers(1, 5), size=sizes, seed=seeds, shift=st.floats(-30, 30))
+def test_local_transitions_are_distributions_that_ignore_constants(length: int, size: int, seed: int, shift: float) -> None:
+    unary, pairwise = chain(2, length, size, seed, 10.0)
+    initial, transitions = local_transitions(unary, pairwise)
+    for part in (initial, transitions):
+        torch.testing.assert_close(part.exp().sum(-1), torch.ones(part.shape[:-1], dtype=torch.float64), atol=1e-12, rtol=0)
+    for part, moved in zip((initial, transitions), local_transitions(unary + shift, pairwise - shift), strict=True):
+        torch.testing.assert_close(moved, part, atol=1e-10, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(length=st.integers(1, 6), size=sizes, seed=seeds, shift=st.floats(-30, 30))
+def test_the_best_path_ignores_constants_and_turns_round_with_the_chain(length: int, size: int, seed: int, shift: float) -> None:
+    unary, pairwise = chain(2, length, size, seed)
+    path, score = viterbi(unary[:, 0], pairwise + unary[:, 1:, None, :])
+    again, moved = viterbi(unary[:, 0] + shift, pairwise + unary[:, 1:, None, :])
+    assert torch.equal(again, path)
+    torch.testing.assert_close(moved, score + shift)
+    back = unary.flip(1)
+    reversed_path, reversed_score = viterbi(back[:, 0], pairwise.mT + back[:, 1:, None, :])
+    assert torch.equal(reversed_path.flip(1), path)
+    torch.testing.assert_close(reversed_score, score)
+
+
 def test_a_label_with_one_successor_ignores_what_is_observed_there() -> None:
     """Label bias: the local model moves 0 -> 1 with probability 1 whatever the unary scores at the second position say."""
     pairwise = torch.tensor([[-1e4, 0.0], [-1e4, 0.0]], dtype=torch.float64)
@@ -214,6 +239,7 @@ def test_gradients_of_the_chain_are_right_to_second_order(function: Callable[...
 def test_gradients_of_transitions_and_of_the_best_path_are_right() -> None:
     unary, pairwise = (x.requires_grad_() for x in chain(2, 3, 3))
     assert torch.autograd.gradcheck(local_transitions, (unary, pairwise))
+    assert torch.autograd.gradgradcheck(local_transitions, (unary, pairwise))
     assert torch.autograd.gradcheck(lambda u, p: viterbi(*local_transitions(u, p))[1], (unary, pairwise))
 
 
@@ -624,10 +650,16 @@ def test_every_row_keeps_to_its_own_tokens(batch: int, length: int, seed: int, r
         assert torch.equal(noisy, ids)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
-def test_integer_dtypes_are_kept(dtype: torch.dtype) -> None:
-    ids = torch.arange(12, dtype=dtype).reshape(3, 4)
-    assert random_replacement(ids, sequence_rate=1.0, token_rate=1.0).dtype == dtype
+@pytest.mark.parametrize("name", ["int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_integer_dtypes_are_kept(name: str, masked: bool) -> None:
+    ids, dtype = torch.arange(12).reshape(3, 4), getattr(torch, name)
+    options = {"sequence_rate": 1.0, "token_rate": 1.0, "mask": ids % 3 > 0 if masked else None}
+    expected, got = (random_replacement(x, **options, generator=torch.Generator().manual_seed(0)) for x in (ids, ids.to(dtype)))
+    assert got.dtype == dtype and torch.equal(got.long(), expected)
+    if name == "uint64":
+        largest = torch.tensor([[2**64 - 1]], dtype=dtype)
+        assert torch.equal(random_replacement(largest, sequence_rate=1.0, token_rate=1.0), largest)
 
 
 def test_the_generator_decides_everything_and_the_global_one_is_left_alone() -> None:
@@ -677,7 +709,17 @@ def test_the_penalty_is_half_the_squared_slope(coefficient: float) -> None:
 
 
 def test_its_gradients_are_right_in_inputs_and_weights() -> None:
-    assert torch.autograd.gradcheck(lambda x, w: gradient_penalty(smooth_loss(x, w), x), example())
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x, w: gradient_penalty(smooth_loss(x, w), x), example())
+
+
+@settings(deadline=None, max_examples=30)
+@given(factor=st.floats(-5, 5), coefficient=st.floats(0, 5), shift=st.floats(-5, 5))
+def test_the_penalty_is_quadratic_in_the_loss_and_blind_to_constants(factor: float, coefficient: float, shift: float) -> None:
+    x, w = example()
+    penalty = gradient_penalty(factor * smooth_loss(x, w) + shift, x, coefficient=coefficient)
+    torch.testing.assert_close(penalty, factor**2 * coefficient * gradient_penalty(smooth_loss(x, w), x))
+    assert penalty >= 0
 
 
 def test_it_equals_adversarial_training_to_first_order() -> None:
@@ -823,6 +865,9 @@ def returns(value: Any) -> Callable[[Tensor], Any]:
         ("step", (returns(torch.zeros(2, 3)), 1, 1), None, ValueError),
         ("step", (returns(torch.zeros(1, 0)), 1, 1), None, ValueError),
         ("step", (returns(torch.tensor([[0.0, math.nan]])), 1, 1), None, ValueError),
+        ("step", (returns(torch.zeros(1, 3, device="meta")), 1, 1), None, ValueError),
+        ("step", (returns(torch.zeros(1, 3).to_sparse()), 1, 1), None, TypeError),
+        ("max_length", (two_step, 2, 2**64), None, ValueError),
         ("step", (returns(torch.tensor([[0.0, math.inf]])), 1, 1), None, ValueError),
         ("step", (returns(torch.tensor([[0.0, 2.0]])), 1, 1), 0, ValueError),
         ("beam_size", (two_step, 0, 2), None, ValueError),
@@ -859,6 +904,8 @@ def test_bad_beams_are_refused_by_name(name: str, arguments: tuple[Any, ...], eo
         ("mask", Y, {"mask": [[True]]}, TypeError),
         ("mask", Y, {"mask": Y[:1].bool()}, ValueError),
         ("mask", Y, {"mask": Y.bool().to("meta")}, ValueError),
+        ("generator", Y, {"generator": 0}, TypeError),
+        ("generator", Y, {"generator": np.random.default_rng(0)}, TypeError),
     ],
 )
 def test_bad_replacements_are_refused_by_name(name: str, ids: Any, options: dict[str, Any], error: type[Exception]) -> None:

@@ -281,6 +281,23 @@ def test_gradient_vanishes_exactly_off_the_cycles():
     np.testing.assert_allclose(repetition_gradient(P), expected, rtol=1e-14, atol=0)
 
 
+@settings(deadline=None, max_examples=40)
+@given(matrices, st.floats(0.1, 1.0), st.integers(0, 10**6))
+def test_traces_and_gradient_follow_scale_and_renaming(P, factor, seed):
+    order = np.random.default_rng(seed).permutation(len(P))
+    moved = np.ix_(order, order)
+    traces = repetition_by_length(P, 6)
+    np.testing.assert_allclose(repetition_by_length(P[moved], 6), traces, rtol=1e-10, atol=1e-300)
+    np.testing.assert_allclose(
+        repetition_by_length(factor * P, 6), traces * factor ** (2 * np.arange(1, 7)), rtol=1e-10, atol=1e-300
+    )
+    gradient = repetition_gradient(P)
+    np.testing.assert_allclose(repetition_gradient(P[moved]), gradient[moved], rtol=1e-9, atol=1e-12)
+    # Euler: a sum of homogeneous parts of degree 2k has the derivative 2k times the part along P.
+    long = repetition_by_length(P, 2000)
+    assert (gradient * P).sum() == pytest.approx((2 * np.arange(1, 2001) * long).sum(), rel=1e-9)
+
+
 # --- the average repetition probability
 
 
@@ -394,6 +411,18 @@ def test_rate_is_the_expected_number_of_repeats_when_every_word_is_visited_once(
     once = np.ones(5) - P.sum(axis=0)
     # Linear in the start: five starts of a fifth each.
     assert 5 * expected_repeats(P, once / 5) == pytest.approx(repetition_rate(P), rel=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(matrices, st.floats(0, 1), st.integers(0, 10**6))
+def test_expected_repeats_mix_with_the_start_and_do_not_see_names(P, share, seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.dirichlet(np.ones(len(P)), size=2)
+    mixed = expected_repeats(P, share * first + (1 - share) * second)
+    assert mixed == pytest.approx(share * expected_repeats(P, first) + (1 - share) * expected_repeats(P, second), rel=1e-9)
+    order = rng.permutation(len(P))
+    assert expected_repeats(P[np.ix_(order, order)], first[order]) == pytest.approx(expected_repeats(P, first), rel=1e-9)
+    assert mixed >= 0
 
 
 def test_expected_repeats_are_linear_in_the_start():
@@ -571,6 +600,17 @@ def test_a_maximum_likelihood_bigram_reproduces_the_mean_length_and_counts():
     np.testing.assert_allclose(visits, seen, atol=1e-10)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 4), max_size=8), max_size=6), st.floats(0, 3), st.integers(0, 10**6))
+def test_transition_rows_are_distributions_whatever_the_order_of_the_texts(corpus, smoothing, seed):
+    P = transition_matrix(corpus, 5, smoothing=smoothing)
+    np.testing.assert_allclose(P.sum(axis=1), 1.0, rtol=1e-12)
+    assert (P >= 0).all()
+    shuffled = [corpus[i] for i in np.random.default_rng(seed).permutation(len(corpus))]
+    np.testing.assert_array_equal(transition_matrix(shuffled, 5, smoothing=smoothing), P)
+    np.testing.assert_allclose(transition_matrix(corpus * 3, 5, smoothing=3 * smoothing), P, rtol=1e-12)
+
+
 def rebalance_by_definition(sequences, threshold, min_count, max_rounds=None):
     encoded = [[(symbol,) for symbol in text] for text in sequences]
     rounds = []
@@ -675,6 +715,7 @@ BAD_MATRICES = [
     ([[-np.inf, 0.5], [0, 0]], ValueError),
     ([[-0.1, 0.5], [0, 0]], ValueError),
     ([[0.5, 0.5000001], [0, 0]], ValueError),
+    (np.full((2, 2), 1.7e308), ValueError),
 ]
 
 
@@ -714,6 +755,7 @@ def test_a_bad_matrix_is_refused_by_name(function, P, error):
         ([1.5, -0.5], ValueError),
         ([np.nan, 1.0], ValueError),
         ([np.inf, 0.0], ValueError),
+        ([1.7e308, 1.7e308], ValueError),
     ],
 )
 def test_bad_distributions_are_refused_by_name(function, probs, error):
@@ -722,12 +764,13 @@ def test_bad_distributions_are_refused_by_name(function, probs, error):
 
 
 HALVES = [0.5, 0.5]
+META = torch.zeros(3, device="meta")
 BAD_CALLS = [
     *[("max_length", lambda v=v: repetition_by_length(GOOD, v), TypeError) for v in (True, 2.0, "2", None)],
     *[("max_length", lambda v=v: repetition_by_length(GOOD, v), ValueError) for v in (0, -1)],
     *[("max_length", lambda v=v: count_repeats("abab", v), TypeError) for v in (False, 2.0, "2", [1])],
     *[("max_length", lambda v=v: count_repeats("abab", v), ValueError) for v in (0, -3)],
-    *[("sequence", lambda v=v: count_repeats(v), TypeError) for v in (5, None, [[1], [1]], [{}], np.eye(2), np.array(3))],
+    *[("sequence", lambda v=v: count_repeats(v), TypeError) for v in (5, None, [[1], [1]], [{}], np.eye(2), np.array(3), META)],
     *[("variant", lambda v=v: average_repetition_probability(GOOD, variant=v), TypeError) for v in (None, 1, True)],
     *[("variant", lambda v=v: average_repetition_probability(GOOD, variant=v), ValueError) for v in ("", "Corrected", "both")],
     *[("P", lambda v=v: repetition_gradient(v), ValueError) for v in ([[1.0]], loop(3), np.eye(2))],
@@ -735,10 +778,13 @@ BAD_CALLS = [
     *[("start", lambda v=v: expected_repeats(GOOD, v), TypeError) for v in (None, "ab", [1j, 0], ["a", "b"])],
     *[
         ("start", lambda v=v: expected_repeats(GOOD, v), ValueError)
-        for v in (1.0, [1.0], [[0.5, 0.5]], [0.5, 0.6], [-0.1, 0.5], [np.nan, 0.5], [np.inf, 0.0], [[1], [0, 1]])
+        for v in (1.0, [1.0], [[0.5, 0.5]], [0.5, 0.6], [-0.1, 0.5], [np.nan, 0.5], [np.inf, 0.0], [[1], [0, 1]], [1.7e308] * 2)
     ],
-    *[("temperature", lambda v=v: apply_temperature(HALVES, v), TypeError) for v in (None, "1", True, [1.0, 2.0], 1j)],
-    *[("temperature", lambda v=v: apply_temperature(HALVES, v), ValueError) for v in (-0.1, np.inf, np.nan, -np.inf)],
+    *[
+        ("temperature", lambda v=v: apply_temperature(HALVES, v), TypeError)
+        for v in (None, "1", True, [1.0, 2.0], 1j, b"1", np.True_)
+    ],
+    *[("temperature", lambda v=v: apply_temperature(HALVES, v), ValueError) for v in (-0.1, np.inf, np.nan, -np.inf, 10**400)],
     *[("k", lambda v=v: top_k(HALVES, v), TypeError) for v in (None, 1.0, "1", True, [1])],
     *[("k", lambda v=v: top_k(HALVES, v), ValueError) for v in (0, -1, -100)],
     *[("p", lambda v=v: nucleus(HALVES, v), TypeError) for v in (None, "1", True, [0.5])],
@@ -754,7 +800,7 @@ BAD_CALLS = [
     *[("smoothing", lambda v=v: transition_matrix([[0]], 3, smoothing=v), ValueError) for v in (-1e-9, np.nan, np.inf)],
     *[
         ("sequences", lambda v=v: rebalance(v, threshold=0.5), TypeError)
-        for v in (None, 5, "abc", b"abc", [1, 2], [[[]]], [None])
+        for v in (None, 5, "abc", b"abc", [1, 2], [[[]]], [None], [META])
     ],
     *[("threshold", lambda v=v: rebalance(["ab"], threshold=v), TypeError) for v in (None, "1", True)],
     *[("threshold", lambda v=v: rebalance(["ab"], threshold=v), ValueError) for v in (0.0, -1, 1.1, np.nan)],

@@ -268,6 +268,22 @@ def test_gradients_reach_both_layers_through_sample_and_penalty() -> None:
         return z.sin().sum() + kl.sum()
 
     assert torch.autograd.gradcheck(loss, (x, *layer.parameters()))
+    assert torch.autograd.gradgradcheck(loss, (x, *layer.parameters()), fast_mode=True)
+
+
+@few
+@given(st.integers(1, 6), st.integers(0, 10**6), st.booleans())
+def test_bottleneck_rows_do_not_see_one_another_and_the_noise_is_the_generator_s(n: int, seed: int, bias: bool) -> None:
+    layer = GaussianBottleneck(4, 3, bias, dtype=torch.float64)
+    x = torch.randn(n, 4, generator=seeded(seed), dtype=torch.float64)
+    z, kl = layer(x, generator=seeded(seed))
+    order = torch.randperm(n, generator=seeded(seed))
+    turned, turned_kl = layer.eval()(x[order])
+    torch.testing.assert_close(turned, layer(x)[0][order])
+    torch.testing.assert_close(turned_kl, kl[order])
+    assert (kl >= 0).all()
+    noise = torch.randn(n, 3, generator=seeded(seed), dtype=torch.float64)
+    torch.testing.assert_close(z, layer.mean(x) + torch.exp(0.5 * layer.log_var(x)) * noise)
 
 
 def test_batch_mean_of_kl_is_the_penalty_of_the_keras_layer() -> None:
@@ -363,6 +379,10 @@ def test_an_ensemble_runs_under_vmap() -> None:
         (lambda: GaussianBottleneck(3, False), TypeError, "latent_features"),
         (lambda: GaussianBottleneck(3, 2, bias=1), TypeError, "bias"),
         (lambda: GaussianBottleneck(3, 2, bias=None), TypeError, "bias"),
+        (lambda: GaussianBottleneck(3, 2, device="nonsense"), ValueError, "device"),
+        (lambda: GaussianBottleneck(3, 2, device=0.5), TypeError, "device"),
+        (lambda: GaussianBottleneck(3, 2, dtype=torch.int64), TypeError, "dtype"),
+        (lambda: GaussianBottleneck(3, 2, dtype=torch.complex64), TypeError, "dtype"),
         (lambda: GaussianBottleneck(3, 2)([0.0, 0.0, 0.0]), TypeError, "x"),
         (lambda: GaussianBottleneck(3, 2)(torch.zeros(4, 3, dtype=torch.long)), TypeError, "x"),
         (lambda: GaussianBottleneck(3, 2)(torch.zeros(4, 3, dtype=torch.float64)), TypeError, "x"),
@@ -536,6 +556,13 @@ def test_decomposition_has_no_nan_at_extremes(mean_value: float, log_var_value: 
     assert got.mutual_information <= math.log(3) + 1e-12
 
 
+@pytest.mark.parametrize("make", [np.int64, np.uint8, np.array, torch.tensor])
+def test_the_number_of_samples_may_be_any_integer(make: object) -> None:
+    mean, log_var = posteriors(5, 2)
+    got = rate_decomposition(mean, log_var, make(3), generator=seeded())  # type: ignore[operator]
+    assert all(torch.equal(a, b) for a, b in zip(got, rate_decomposition(mean, log_var, 3, generator=seeded()), strict=True))
+
+
 def test_decomposition_accepts_any_layout_and_uses_the_global_generator_by_default() -> None:
     mean, log_var = posteriors(12, 3)
     expected = rate_decomposition(mean, log_var, generator=seeded(5))
@@ -568,6 +595,8 @@ def test_decomposition_accepts_any_layout_and_uses_the_global_generator_by_defau
         ((F, F, True), {}, TypeError, "num_samples"),
         ((F, F, None), {}, TypeError, "num_samples"),
         ((F, F), {"generator": 0}, TypeError, "generator"),
+        ((F.to("meta"), F.to("meta")), {}, ValueError, "mean"),
+        ((F, F, 2**64), {}, ValueError, "num_samples"),
     ],
 )
 def test_decomposition_refuses_bad_arguments_by_name(
@@ -640,6 +669,7 @@ def test_a_higher_level_costs_fewer_nats_and_more_distortion(variances: list[flo
 def test_water_filling_gradients_are_finite_everywhere_and_right_off_the_line() -> None:
     v = torch.tensor([2.0, 0.3, 0.9, 5.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: reverse_water_filling(t, 0.5), (v,))
+    assert torch.autograd.gradgradcheck(lambda t: reverse_water_filling(t, 0.5), (v,))
     edge = torch.tensor([0.0, 0.5, 0.25, 1.0], dtype=torch.float64, requires_grad=True)
     rate, distortion = reverse_water_filling(edge, 0.5)
     assert torch.autograd.grad(rate.sum(), edge)[0].tolist() == pytest.approx([0.0, 1.0, 0.0, 0.5])
@@ -705,6 +735,9 @@ V = torch.ones(3)
         ((V, True), TypeError, "level"),
         ((V, [1.0]), TypeError, "level"),
         ((V, 1j), TypeError, "level"),
+        ((V, 10**400), ValueError, "level"),
+        ((V, torch.tensor(1.0, requires_grad=True)), TypeError, "level"),
+        ((V.to("meta"), 1.0), ValueError, "variances"),
     ],
 )
 def test_water_filling_refuses_bad_arguments_by_name(args: tuple[object, object], error: type[Exception], name: str) -> None:

@@ -1,0 +1,230 @@
+"""Bad, odd and extreme arguments of every public name end in a right answer or in a refusal by name (the sweep of abuse.py)."""
+
+import copy
+import inspect
+import io
+import json
+import math
+import pickle
+import random
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from abuse import EXEMPT, TABLE, Site, Sweep, difference, documented, filled, given, numbers, public, real, sweep
+from torch import Tensor, nn
+
+from kexue import _check
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors of a few numbers: a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_table_holds_every_public_name():
+    assert sorted(TABLE) == sorted(public())
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_case_ends_in_a_right_answer_or_a_refusal_by_name(name):
+    swept = sweep(name)
+    assert not swept.failures, f"{len(swept.failures)} of {swept.counts.total()} cases:\n" + "\n".join(swept.failures)
+    assert swept.counts.total() >= (12 if isinstance(public()[name], type) else 8)
+
+
+def test_every_exemption_is_needed():
+    used = set().union(*(sweep(name).exemptions for name in TABLE))
+    assert used == set(EXEMPT)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_method_and_argument_is_tried_and_documented(name):
+    thing, sites = public()[name], TABLE[name]
+    if isinstance(thing, type) and not hasattr(thing, "_fields"):
+        own = {
+            m for m in dir(thing) if not m.startswith("_") and getattr(getattr(thing, m), "__module__", "").startswith("kexue")
+        }
+        inherited = {"extra_repr"} | ({"forward"} if name == "AbsolutePositions" else set())  # the base has no table to add
+        assert own - inherited == {site.method.split()[0] for site in sites[1:]}
+    for site in sites:
+        function = getattr(thing, site.method.split()[0]) if site.method else thing
+        tried = set().union(*(other.valid() for other in sites if other.method.split()[:1] == site.method.split()[:1]))
+        if not hasattr(thing, "_fields") and site.method != "table":  # a record has attributes, a table one line
+            assert tried == set(documented(function)) == set(inspect.signature(function).parameters) - {"self", "args", "kwargs"}
+
+
+MODULES = [name for name in TABLE if isinstance(public()[name], type) and issubclass(public()[name], nn.Module)]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "AbsolutePositions"])  # abstract: its subclasses are here
+def test_every_module_keeps_the_promises_of_pytorch(name):
+    """Checkpoint, pickle, copy, cast, modes and one compiled graph, gradients included."""
+    thing, (constructor, *sites) = public()[name], TABLE[name]
+    module = filled(thing(**constructor.valid())).eval()
+    assert not any(part.training for part in module.modules()) and all(part.training for part in module.train().modules())
+    module.eval()
+    stored = io.BytesIO()
+    torch.save(module.state_dict(), stored)
+    stored.seek(0)
+    fresh = thing(**constructor.valid()).eval()
+    fresh.load_state_dict(torch.load(stored, weights_only=True))
+    copied, pickled = copy.deepcopy(module), pickle.loads(pickle.dumps(module))  # noqa: S301
+    for site in (site for site in sites if site.method == "forward"):
+        arguments = {k: v for k, v in site.valid().items() if k != "generator"}
+        expected = module(**arguments)
+        for twin in (fresh, copied, pickled):
+            assert not difference(twin(**arguments), expected, 0.0) and repr(twin) == repr(module) and not twin.training
+            assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in module.parameters()}
+        torch.compiler.reset()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        assert not difference(compiled(**arguments), expected)
+        floats = {k: v.requires_grad_() for k, v in arguments.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        inputs = [*floats.values(), *module.parameters()]
+        slopes = [torch.autograd.grad(sum(x.square().sum() for x in numbers(f(**arguments))), inputs) for f in (compiled, module)]
+        assert not difference(*slopes)
+        for dtype in (torch.float32, torch.bfloat16):
+            cast = copy.deepcopy(module).to(dtype)
+            assert all(p.dtype == dtype for p in cast.parameters())
+            answer = cast(**{k: v.detach().to(dtype) if k in floats else v for k, v in arguments.items()})
+            assert all(x.dtype == dtype for x in numbers(answer))
+
+
+def silent(x: Tensor, scale: float = 1.0) -> Tensor:
+    return x / (x - x) - x / (x - x) if scale == 5e-324 else x * scale
+
+
+def narrow(x: Tensor, scale: float = 1.0) -> Tensor:
+    return x.float() * scale
+
+
+def unnamed(x: Tensor, scale: float = 1.0) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError("wrong type")
+    return x * scale
+
+
+def changing(x: Tensor, scale: float = 1.0) -> Tensor:
+    return x.mul_(2)
+
+
+def drawing(x: Tensor, scale: float = 1.0) -> Tensor:
+    return x * scale + 0 * random.random()
+
+
+def warning(x: Tensor, scale: float = 1.0) -> Tensor:
+    warnings.warn("something", stacklevel=2)
+    return x * scale
+
+
+def layout(x: Tensor, scale: float = 1.0) -> Tensor:
+    return x * scale if x.is_contiguous() else x * scale * 2
+
+
+def swallowing(x: Tensor, scale: float = 1.0) -> Tensor:
+    return x.nan_to_num() * scale
+
+
+def rough(x: Tensor, scale: float = 1.0) -> Tensor:
+    return (x.half() * scale).float() if x.dtype == torch.float32 else x * scale
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (silent, "scale: 5e-324: NaN out of finite input"),
+        (narrow, "all: torch.float64: "),
+        (unnamed, "x: None: the message does not begin with x: wrong type"),
+        (changing, "x: strided: changed x"),
+        (drawing, "all: valid: changed a global generator"),
+        (warning, "all: valid: UserWarning: something"),
+        (layout, "x: strided: "),
+        (swallowing, "x: all nan: swallowed NaN"),
+        (rough, "all: torch.float32: "),
+    ],
+)
+def test_the_sweep_finds_a_planted_defect(function, words):
+    swept = Sweep("planted", function, (Site(lambda: given(x=real(3, 2), scale=0.5), rows="x"),))
+    assert any(f"planted, {words}" in failure for failure in swept.failures), "\n".join(swept.failures)
+
+
+def test_the_counts_are_written_whole_with_their_date(tmp_path):
+    target = tmp_path / "new" / "abuse.json"
+    script = (
+        "import sys, abuse; abuse.TABLE = {k: abuse.TABLE[k] for k in ('top_k', 'RateDecomposition')}; abuse.main(sys.argv[1])"
+    )
+    folder = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", script, str(target)], cwd=folder, check=True)
+    written = json.loads(target.read_text(encoding="utf-8"))
+    assert written["functions"] == 2 and len(written["date"]) == 10
+    assert written["cases"] == written["refused"] + written["answered"] + written["exempt"] >= 20
+    assert [path.name for path in target.parent.iterdir()] == ["abuse.json"]
+
+
+# The checks of kexue/_check.py that the sweep brought in.
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: _check.count("n", 2**63), ValueError, r"^n must be at most 9223372036854775807, got 9223372036854775808$"),
+        (lambda: _check.count("n", 10**5000), ValueError, "^n must be at most 9223372036854775807, got one beyond 64 bits$"),
+        (lambda: _check.count("n", 4, maximum=3), ValueError, "^n must be at most 3, got 4$"),
+        (lambda: _check.count("n", torch.tensor(True)), TypeError, "^n must be an integer, got a bool$"),
+        (lambda: _check.count("n", torch.zeros(2, device="meta")), TypeError, "^n must be an integer, got Tensor$"),
+        (lambda: _check.position("n", 2**53 + 1), ValueError, "^n must be at most 9007199254740992"),
+        (lambda: _check.position("n", -1), ValueError, "^n must be at least 0, got -1$"),
+        (lambda: _check.number("p", 10**400), ValueError, "^p must be a finite number"),
+        (lambda: _check.number("p", b"1"), TypeError, "^p must be a real number, got bytes$"),
+        (lambda: _check.number("p", np.True_), TypeError, "^p must be a real number, got bool$"),
+        (lambda: _check.number("p", np.complex64(1)), TypeError, "^p must be a real number, got complex64$"),
+        (lambda: _check.number("p", np.ones(1)), TypeError, "^p must be a real number, got ndarray$"),
+        (
+            lambda: _check.number("p", torch.tensor(1.0, requires_grad=True)),
+            TypeError,
+            "^p must .* gradient, which would be lost$",
+        ),
+        (
+            lambda: _check.tensor("x", torch.eye(2).to_sparse()),
+            TypeError,
+            "^x must be a dense tensor, got layout torch.sparse_coo$",
+        ),
+        (lambda: _check.floating("x", torch.zeros(2).to(torch.float8_e4m3fn)), TypeError, "^x must be floating point"),
+        (lambda: _check.real("x", torch.zeros(2).to(torch.float8_e4m3fn)), TypeError, "^x must hold integers or real numbers"),
+        (lambda: _check.device("device", "nonsense"), ValueError, "^device must name a device, got 'nonsense'$"),
+        (lambda: _check.device("device", 1.0), TypeError, "^device must be a torch.device or name one, got float$"),
+        (lambda: _check.device("device", True), TypeError, "^device must be a torch.device or name one, got bool$"),
+        (lambda: _check.placement(None, torch.int64), TypeError, "^dtype must be a floating dtype"),
+        (lambda: _check.placement(None, torch.float8_e4m3fn), TypeError, "^dtype must be a floating dtype of 16 bits or more"),
+        (lambda: _check.placement([], None), TypeError, "^device must be"),
+        (lambda: _check.readable("x", torch.zeros(2, device="meta")), ValueError, "^x must hold values"),
+        (
+            lambda: _check.generator("g", torch.Generator(), torch.device("cuda")),
+            ValueError,
+            r"^g must be on the device of the tensors \(cuda\), got cpu$",
+        ),
+    ],
+)
+def test_the_shared_checks_refuse_by_name(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_the_shared_checks_pass_what_is_right():
+    assert [_check.count("n", v) for v in (np.uint8(3), np.array(3), torch.tensor(3), 2**63 - 1)] == [3, 3, 3, 2**63 - 1]
+    assert all(type(_check.count("n", v)) is int for v in (np.uint8(3), torch.tensor(3)))
+    assert [_check.number("p", v) for v in (np.float32(0.5), np.array(0.5), torch.tensor(0.5), 1)] == [0.5, 0.5, 0.5, 1.0]
+    assert _check.number("p", -1, -math.inf, 0) == -1.0 and _check.position("n", 2**53) == 2**53
+    assert _check.device("d", None) is None and _check.device("d", "cpu") == _check.device("d", torch.device("cpu"))
+    assert _check.placement("meta", torch.float16) is None and _check.placement(None, None) is None
+    g, x = torch.Generator(), torch.zeros(2)
+    assert _check.generator("g", g, x.device) is g and _check.generator("g", g, torch.device("meta")) is g
+    assert _check.generator("g", None, x.device) is None and _check.readable("x", x) is x
