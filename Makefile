@@ -24,7 +24,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test lint chapters execute portable links serve notebook lock clean
+.PHONY: help book pdf test lint chapters execute portable mutate digits abuse bench bench-check links serve notebook lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,22 @@ execute: $(READY) ## re-run chapters and store their outputs (CHAPTER=part/slug 
 portable: $(READY) ## the chapters again: plain instruction set, then two threads on another kernel set
 	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL) 2
 	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL) 1
+
+mutate: $(READY) ## wrong equations against their checks, wrong code against its tests (half an hour)
+	@$(PY) -m book_tools mutate
+
+digits: $(READY) ## how many further digits of each printed number would be safe
+	@$(PY) -m book_tools digits
+
+abuse: $(READY) ## count the calls of the abuse sweep, which make test runs
+	@$(PY) tests/abuse.py results/abuse.json
+
+bench: $(READY) ## measure the package against its peers (installs them: the extra "bench")
+	@$(PY) -m pip install --disable-pip-version-check --quiet --constraint requirements.txt --editable '.[bench]'
+	@$(PY) -m benchmarks run
+
+bench-check: $(READY) ## name what became slower between two result files (OLD=... NEW=...)
+	@$(PY) -m benchmarks check $(OLD) $(NEW)
 
 links: $(READY) ## look whether the external links of the book are alive (needs the network)
 	@$(PY) -m book_tools links

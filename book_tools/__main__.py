@@ -1,4 +1,5 @@
-"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf``, ``links`` and ``lock``."""
+"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf``, ``links``,
+``mutate``, ``digits`` and ``lock``."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from book_tools import notebooks, pdf
+from book_tools import digits, mutation, notebooks, pdf
 from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.form import faults
 
@@ -122,12 +123,15 @@ def main() -> int:
     commands.add_parser("build", help="build the book strictly")
     commands.add_parser("pdf", help="print the built book")
     commands.add_parser("links", help="check the external links")
+    commands.add_parser("mutate", help="try wrong equations and wrong code")
+    commands.add_parser("digits", help="judge the printed digits")
     commands.add_parser("lock", help="finish a fresh requirements.txt")
     arguments = parser.parse_args()
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
         others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "lock": lock}
+        others |= {"digits": digits.run, "mutate": lambda: mutation.run(os.cpu_count() or 1)}
         return others[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)

@@ -1,0 +1,173 @@
+"""What the book itself costs: builds of 5, 35 and 100 chapters (copies with names of their own), and the tests with their overhead.
+
+Everything happens in a temporary copy of the working tree. Times are wall time and CPU time of all processes together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import cases, timing
+from book_tools import notebooks
+from book_tools.chapter import LABEL, ROOT
+
+BUILD = [sys.executable, "-m", "book_tools", "build"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
+NBVAL = ["--nbval", "--nbval-current-env", "--dist", "loadfile"]
+NAMED = re.compile(r"^:(?:label|name): *(\S+)|^\((\S+)\)=", re.MULTILINE)
+GOALS = {"edited_chapter_s": 10.0, "build_s_per_chapter": 0.2, "overhead_of_chapters": 0.35, "overhead_of_unit_tests": 0.35}
+
+
+def measure(sizes: Sequence[int], tests: bool) -> dict[str, Any]:
+    """Builds at every size, growth per chapter, tests and their overhead, and which goals are met."""
+    found: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "machine": timing.machine("cpu"),
+        "versions": {name: cases.version(name) for name in ("python", "jupyter-book", "Sphinx", "nbval", "torch")},
+        "builds": {},
+    }
+    with tempfile.TemporaryDirectory(prefix="kexue-book-") as place:
+        for size in sizes:
+            tree = Path(place) / f"book{size}"
+            copy(tree)
+            names = grow(tree, size)
+            found["builds"][str(len(names))] = builds(tree, names[0])
+            if tests and size == sizes[0]:
+                found["tests"] = tested(tree, names)
+            shutil.rmtree(tree)
+    found["machine"]["load_after"] = timing.machine("cpu")["load"]
+    found["growth"] = growth(found["builds"])
+    return found | {"goals": goals(found)}
+
+
+def spent(command: Sequence[str], tree: Path, codes: Sequence[int] = (0,)) -> dict[str, Any]:
+    """Wall and CPU seconds of a command in ``tree``; its last lines, if it fails."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"  {wall:7.1f} s wall, {cpu:7.1f} s CPU: {' '.join(Path(part).name for part in command)}", flush=True)
+    found: dict[str, Any] = {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1)}
+    if done.returncode not in codes:
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr).replace(str(tree), ".").strip().splitlines()
+        found["failed"] = " | ".join(lines[-3:])[-400:]
+        print(f"  FAILED: {found['failed']}", flush=True)
+    return found
+
+
+def copy(tree: Path) -> None:
+    """The files of the working tree that git knows or would know."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("benchmarks/"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tree / name)
+
+
+def grow(tree: Path, size: int) -> list[str]:
+    """Copy chapters with their modules until the book has ``size``; all their names."""
+    toc = yaml.safe_load((tree / "_toc.yml").read_text(encoding="utf-8"))
+    originals = [(part, entry["file"].removeprefix("chapters/")) for part in toc["parts"] for entry in part["chapters"]]
+    originals = [(part, name) for part, name in originals if (tree / "chapters" / f"{name}.ipynb").is_file()]
+    names = [name for _, name in originals]
+    while len(names) < size:
+        round_, which = divmod(len(names), len(originals))
+        part, name = originals[which]
+        copied = f"{name}_{round_}"
+        module = (tree / "kexue" / f"{name}.py").read_text(encoding="utf-8").replace('"kexue::', f'"kexue{round_}::')
+        (tree / "kexue" / f"{copied}.py").write_text(module, encoding="utf-8")
+        text = (tree / "chapters" / f"{name}.ipynb").read_text(encoding="utf-8")
+        (tree / "chapters" / f"{copied}.ipynb").write_text(renamed(text, name, round_), encoding="utf-8")
+        part["chapters"].append({"file": f"chapters/{copied}"})
+        names.append(copied)
+    (tree / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
+    return names
+
+
+def renamed(text: str, name: str, number: int) -> str:
+    """A chapter under another name: its module and all labels get the number, in cells and outputs alike."""
+    cells = json.loads(text)["cells"]
+    sources = "\n".join(notebooks.source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    labels = {label for match in LABEL.findall(sources) for label in match if label}
+    labels |= {label for match in NAMED.findall(sources) for label in match if label}
+    labels |= {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name", "") for cell in cells} - {""}
+    module = f"kexue.{name.replace('/', '.')}"
+    text = re.sub(rf"{re.escape(module)}(?!\w)", f"{module}_{number}", text)
+    if labels:
+        alternatives = "|".join(re.escape(label) for label in labels)
+        text = re.sub(rf"(?<![\w-])({alternatives})(?![\w-])", rf"\1-{number}", text)
+    return notebooks.dumps(json.loads(text))
+
+
+def builds(tree: Path, edited: str) -> dict[str, Any]:
+    """A first build, one with nothing to do, and one after a sentence was added to a chapter."""
+    print(f"builds of {len(list((tree / 'chapters').rglob('*.ipynb')))} chapters")
+    found = {"cold": spent(BUILD, tree), "unchanged": spent(BUILD, tree)}
+    path = tree / "chapters" / f"{edited}.ipynb"
+    notebook = notebooks.read(path)
+    cell = next(cell for cell in notebook["cells"][1:] if cell["cell_type"] == "markdown")
+    cell["source"] = [*cell["source"], "\n\nOne sentence more."]
+    notebooks.write(path, notebook)
+    return found | {"edited": spent(BUILD, tree)}
+
+
+def tested(tree: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Unit tests and chapters, and the share that goes into starting: collection without a test, chapters with nothing but imports."""
+    print("tests")
+    found = {
+        "unit_tests": spent([*PYTEST, "tests"], tree),
+        "unit_tests_collected": spent([*PYTEST, "tests", "-k", "no_test_has_this_name"], tree, codes=(5,)),
+        "chapters": spent([*PYTEST, "chapters", *NBVAL], tree),
+    }
+    for name in names:
+        path = tree / "chapters" / f"{name}.ipynb"
+        notebook = notebooks.read(path)
+        notebooks.write(path, notebook | {"cells": notebooks.code_cells(notebook)[:1]})
+    return found | {"chapters_only_imports": spent([*PYTEST, "chapters", *NBVAL], tree)}
+
+
+def growth(built: dict[str, Any]) -> dict[str, float]:
+    """Seconds that one chapter more adds to each kind of build, from the smallest to the largest book."""
+    few, many = min(built, key=int), max(built, key=int)
+    if few == many:
+        return {}
+    return {
+        f"{kind}_{unit}": round((built[many][kind][unit] - built[few][kind][unit]) / (int(many) - int(few)), 3)
+        for kind in ("cold", "unchanged", "edited")
+        for unit in ("wall_s", "cpu_s")
+    }
+
+
+def goals(found: dict[str, Any]) -> dict[str, Any]:
+    """The goals that could be measured: the value, the bound, and whether it is kept."""
+    largest = max(found["builds"], key=int)
+    values = {"edited_chapter_s": found["builds"][largest]["edited"]["wall_s"]}
+    if found["growth"]:
+        values["build_s_per_chapter"] = found["growth"]["cold_cpu_s"]
+    if "tests" in found:
+        spent_cpu = {kind: row["cpu_s"] for kind, row in found["tests"].items()}
+        values["overhead_of_chapters"] = round(spent_cpu["chapters_only_imports"] / spent_cpu["chapters"], 3)
+        values["overhead_of_unit_tests"] = round(spent_cpu["unit_tests_collected"] / spent_cpu["unit_tests"], 3)
+    judged = {name: {"value": value, "must": GOALS[name], "met": value <= GOALS[name]} for name, value in values.items()}
+    for name, goal in judged.items():
+        print(f"{name}: {goal['value']} ({'met' if goal['met'] else 'MISSED'}, must {goal['must']})")
+    return judged

@@ -1,0 +1,87 @@
+"""The pages of measurements show what is stored, and nothing that is not."""
+
+import json
+
+import pytest
+
+from book_tools import evidence
+
+ROWS = [
+    {"size": "n64", "dtype": "float32", "mode": "forward", "ratio": [0.1, 0.25, 0.5], "memory_ratio": 0.5, "floor_ratio": 3.0}
+    | {"target": {"must": 0.7}, "met": True, "status": "ok"},
+    {"size": "n64", "dtype": "bfloat16", "mode": "forward+backward", "ratio": [1.5, 2.0, 2.5], "memory_ratio": None}
+    | {"floor_ratio": None, "target": {"must": 1.0}, "met": False, "status": "ok"},
+    {"size": "n128", "dtype": "float32", "mode": "forward", "status": "failed", "reason": "no compiler"},
+]
+CPU = {
+    "date": "2026-01-02T03:04:05Z",
+    "machine": {"processor": "Abacus", "cores": 2, "threads": 1, "load": [0.5, 0.5, 0.5]},
+    "versions": {"python": "3.11", "peer": None},
+    "cases": [
+        {"function": "attention.rope.apply_rotary", "variant": "", "peer": "peer 1.0", "against": "rotate<q>", "exponent": 1.1}
+        | {"rows": ROWS},
+        {"function": "generation.repetition.top_k", "variant": "", "peer": "other (missing)", "against": "warp"}
+        | {"rows": [{"size": "n1", "dtype": "float64", "mode": "forward", "status": "missing", "reason": "not installed"}]},
+    ],
+}
+MUTATION = {
+    "date": "2026-01-02",
+    "python": "3.11",
+    "torch": "2.13",
+    "minutes": 12.5,
+    "equations": {"labels": 3, "labels_sharp": 2, "calls": 4, "mutants": 12, "noticed": 11, "not_applicable": [{}]}
+    | {"survivors": [{"chapter": "part/slug", "label": "eq-a", "mutant": "sign"}]},
+    "functions": {"kexue.a": {"mutants": 10, "killed": 9, "results": 3, "results_killed": 3}}
+    | {"kexue.b": {"mutants": 0, "killed": 0, "results": 0, "results_killed": 0, "survivors": []}},
+}
+MUTATION["functions"]["kexue.a"]["survivors"] = [{"where": "kexue/a.py:1", "mutation": "a | b -> a"}]
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    monkeypatch.setattr(evidence, "SPEED", tmp_path)
+    monkeypatch.setattr(evidence, "TRUST", tmp_path)
+
+    def store(name, content):
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+
+    return store
+
+
+def test_without_results_the_pages_claim_nothing(results):
+    assert evidence.trust_markdown([]) == ""
+    assert evidence.speed_markdown([]) == ""
+
+
+def test_speed_shows_every_measurement_and_every_miss(results):
+    results("cpu.json", CPU)
+    text = evidence.speed_markdown([])
+    assert "Measured on 2026-01-02 on an Abacus (2 cores, 1 thread), load 0.5" in text
+    assert (
+        "2 measurements against 1 libraries: the package is faster in 1, slower in 1. 2 of them have a target; 1 miss it." in text
+    )
+    assert "Peers that were not installed: other." in text
+    assert "| n64 | float32, forward | 0.25 (0.1–0.5) | 0.5 | 3 | must 0.7 met |" in text
+    assert "| n64 | bfloat16, forward+backward | 2 (1.5–2.5) |  |  | must 1.0 **missed** |" in text
+    assert "| n128 | float32, forward | failed: no compiler |" in text
+    assert text.count("<circle") == 2
+    assert "Time grows like the power 1.1 of the size." in text
+
+
+def test_slower_stands_to_the_right(results):
+    results("cpu.json", CPU)
+    faster, slower = (float(part.split('"')[0]) for part in evidence.speed_markdown([]).split('cx="')[1:])
+    assert faster < slower
+
+
+def test_trust_lists_counts_and_survivors(results):
+    results("mutation.json", MUTATION)
+    results("abuse.json", {"functions": 2, "cases": 3000, "refused": 1000, "answered": 1999, "exempt": 1, "date": "2026-01-03"})
+    row = {"numbers": 20, "most digits": 4, "fewest further digits": 3, "doubtful": [{}]}
+    results("digits.json", {"date": "2026-01-04", "chapters": {"attention/rope": row}})
+    text = evidence.trust_markdown([])
+    assert "**11 of 12 wrong right-hand sides** were noticed, in 4 checks; of 3 labelled equations, 2 notice every kind" in text
+    assert "| `kexue.a` | 9 of 10 (90%) | 3 of 3 |" in text
+    assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text
+    assert "**2 public names × 3,000 calls**" in text
+    assert "| {doc}`/chapters/attention/rope` | 20 | 4 | 3 | 1 |" in text

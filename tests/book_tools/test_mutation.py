@@ -1,0 +1,152 @@
+"""The mutation test bites: loose checks and weak tests leave survivors, sharp ones do not."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from book_tools import mutation
+from book_tools.chapter import ROOT
+from book_tools.mutants import apply, changed, result_mutants, source_mutants
+from book_tools.trials import MISSED, NOTICED, watched
+from kexue import lab
+
+TOY = '''"""Toy."""
+
+__all__ = ["halves", "label"]
+
+
+def halves(x: float, wide: bool = False) -> tuple[float, float]:
+    """Halves of a positive number."""
+    if x <= 0:
+        raise ValueError("x must be positive, got " + str(x))
+    return x / 2, -x / 2
+
+
+def label(x: float) -> str:
+    return f"{x + 1}"
+'''
+WEAK = "from toy.halves import halves, label\n\n\ndef test_first():\n    assert halves(4.0)[0] == 2\n    assert label(1)\n"
+SHARP = """import pytest
+from toy.halves import halves, label
+
+
+def test_both():
+    assert halves(1.0) == (0.5, -0.5)
+    assert halves.__defaults__ == (False,)
+    with pytest.raises(ValueError, match="positive"):
+        halves(0)
+"""
+SCRIPT = """import json, pathlib, sys
+from book_tools.forks import Target
+from book_tools.mutation import functions
+root = pathlib.Path(sys.argv[1])
+print(json.dumps(functions([Target("toy.halves", root / "toy" / "halves.py", root / "tests" / "test_halves.py", root)], jobs=2)))
+"""
+
+
+def tried(form, *args, **kwargs):
+    trials = []
+    with watched(trials):
+        getattr(lab, form)(*args, **kwargs)
+    return {trial.mutant: trial.outcome for trial in trials}
+
+
+def test_a_sharp_check_notices_every_wrong_side(capsys):
+    before = lab.records()
+    found = tried("verify", "eq-a", np.array([1.0, -2.0, 3.0]), np.array([1.0, -2.0, 3.0]), atol=1e-9)
+    assert found == dict.fromkeys(("up", "down", "sign", "one entry up"), NOTICED)
+    assert tried("verify", "eq-a", 0.0, 0.0, atol=1e-9, scale=1.0) == {"up": NOTICED, "down": NOTICED, "sign": "zero has no sign"}
+    assert tried("verify", "eq-a", np.inf, np.inf, atol=0) == {"sign": NOTICED}
+    assert [record.label for record in lab.records()[len(before) :]] == ["eq-a"] * 3
+    assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_a_loose_check_is_found():
+    loose = {"atol": 0.49, "sensitivity": 0.5, "reason": "a test"}
+    assert tried("verify", "eq-a", 1.4, 1.0, **loose) == {"up": MISSED, "down": NOTICED, "sign": NOTICED}
+    error = {"standard_error": 0.025, "sensitivity": 0.1, "reason": "a test"}
+    assert tried("verify_statistic", "eq-a", 1.09, 1.0, **error)["up"] == MISSED
+    assert set(tried("verify_statistic", "eq-a", 1.01, 1.0, **error).values()) == {NOTICED}
+
+
+def test_a_bound_that_is_met_everywhere_says_nothing_of_its_direction():
+    one = np.array([1.0, 2.0])
+    assert tried("verify_bound", "eq-a", one, lower=one.copy())["lower taken as upper"] == MISSED
+    found = tried("verify_bound", "eq-a", one, upper=np.array([1.0, 2.5]))
+    assert found["upper moved"] == found["upper taken as lower"] == found["upper sign"] == NOTICED
+    assert tried("verify_bound", "eq-a", np.array([0.0, 2.0]), lower=0.0)["lower moved"] == NOTICED
+
+
+def test_orders_are_tried_beyond_their_tolerance():
+    step = np.array([0.1, 0.05, 0.025])
+    assert set(tried("verify_order", "eq-a", step, step**2, 2, atol=0.2).values()) == {NOTICED}
+
+
+def test_survivors_count_by_call_and_by_label():
+    trials = []
+    with watched(trials):
+        lab.verify_bound("eq-a", 1.0, lower=1.0)
+        lab.verify_bound("eq-a", 2.0, lower=1.0, sensitivity=1, reason="a test")
+        lab.verify_bound("eq-b", 1.0, lower=1.0)
+    tally = mutation._tally({"x/y": trials}, {"x/y": ["eq-a", "eq-b", "eq-c"]})
+    assert (tally["calls"], tally["mutants"], tally["noticed"]) == (3, 6, 4)
+    assert [(entry["label"], entry["call"]) for entry in tally["survivors"]] == [("eq-a", 1), ("eq-b", 1)]
+    assert [entry["label"] for entry in tally["labels_blunt"]] == ["eq-b", "eq-c"]
+
+
+def test_the_source_is_changed_where_it_acts_and_nowhere_else():
+    tree = ast.parse(TOY)
+    before = ast.unparse(tree)
+    found = [(mutant.line, mutant.function, mutant.change) for mutant in source_mutants(tree)]
+    assert ast.unparse(tree) == before
+    assert (8, "halves", "x <= 0 -> x < 0") in found and (10, "halves", "x / 2 -> x * 2") in found
+    assert (6, "halves", "False -> True") in found and (10, "halves", "-x -> --x") in found
+    assert {line for line, _, _ in found} == {6, 8, 10}  # no message, no annotation, no text
+    for mutant in source_mutants(tree):
+        back = apply(mutant.edits)
+        assert ast.unparse(tree) != before
+        apply(back)
+
+
+def test_results_are_changed_part_by_part():
+    found = result_mutants(ast.parse(TOY))
+    assert [m.change for m in found if m.function == "halves"][:4] == [
+        "result[0] * 1.01",
+        "result[0] negated",
+        "result[0] + 0.01",
+        "result[1] * 1.01",
+    ]
+    used = []
+    assert changed((2.0, "a", 3), "negated", None, used) == (-2.0, "a", -3) and len(used) == 2
+    assert changed((2.0, 4.0), "* 1.01", 1, used) == (2.0, 4.04)
+    np.testing.assert_array_equal(changed(np.array([1, 2]), "+ 0.01", None, used), [2, 3])
+    assert changed("a", "negated", None, []) == "a" and changed(True, "negated", None, []) is True
+
+
+@pytest.mark.parametrize(("tests", "survivors"), [(WEAK, 9), (SHARP, 0), ("def test_no():\n    assert 0\n", None)])
+def test_weak_tests_leave_survivors(tests, survivors, tmp_path):
+    for folder, name, text in (("toy", "__init__", ""), ("toy", "halves", TOY), ("tests", "test_halves", tests)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.py").write_text(text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    if survivors is None:
+        assert "RuntimeError: test_halves.py fails before anything was changed" in done.stderr
+        return
+    found = json.loads(done.stdout.splitlines()[-1])["toy.halves"]
+    assert found["results"] == 6  # a text cannot be scaled
+    assert len(found["survivors"]) == survivors, found["survivors"]
+    assert found["mutants"] - found["killed"] + found["results"] - found["results_killed"] == survivors
+
+
+def test_figures_are_stored_in_one_step(tmp_path):
+    path = tmp_path / "results" / "mutation.json"
+    mutation.save(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in path.parent.iterdir()] == ["mutation.json"]
+    with pytest.raises(TypeError):
+        mutation.save(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in path.parent.iterdir()] == ["mutation.json"]
