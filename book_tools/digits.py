@@ -1,4 +1,4 @@
-"""How many printed digits are safe: every number that a chapter turns into text, followed over several arithmetics.
+"""How many printed digits are safe: every number that a chapter turns into text, followed over several kinds of arithmetic.
 
 ``run`` executes each chapter in fresh processes under ``VARIANTS`` (instruction sets, threads and kernels stand in for other machines) and
 writes ``results/digits.json``. A number is doubtful if less than one further digit would be the same everywhere, or if its value lies so
