@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-import multiprocessing
 import os
 import platform
 import random
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ def equations(names: list[str] | None = None, jobs: int = 2) -> Json:
     """Try every executed check of the chapters with wrong right-hand sides."""
     names = names or contents()
     found: dict[str, list[Trial]] = {}
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        for name, trials in zip(names, pool.imap(chapter_trials, names), strict=True):
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, trials in zip(names, pool.map(_afresh, names), strict=True):
             found[name] = trials
             print(f"{name}: {_share(trials)}", flush=True)
     return _tally(found, {name: Chapter.load(name).labels for name in names})
+
+
+def _afresh(name: str) -> list[Trial]:
+    """The trials of a chapter, from a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(chapter_trials, name).result()
 
 
 def functions(targets: list[Target] | None = None, jobs: int = 2, sample: int = SAMPLE) -> Json:
