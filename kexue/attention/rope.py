@@ -122,7 +122,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = Tru
     _check.same_device("cos", cos, "x", x)
     if sin.shape != cos.shape:
         raise ValueError(f"sin must have the shape of cos {tuple(cos.shape)}, got {tuple(sin.shape)}")
-    if not (0 < cos.ndim <= x.ndim and all(c in (1, m) for c, m in zip(cos.shape[-2::-1], x.shape[-2::-1], strict=False))):
+    if not (0 < cos.ndim <= x.ndim and all(c in (1, m) for c, m in zip(cos.shape[:-1], x.shape[-cos.ndim : -1], strict=True))):
         raise ValueError(f"cos must broadcast to the leading axes of x {tuple(x.shape)}, got shape {tuple(cos.shape)}")
     rotated = 2 * cos.shape[-1]
     if rotated > x.shape[-1]:
