@@ -27,6 +27,8 @@ __all__ = [
     "rotary_linear_attention",
 ]
 
+# The reciprocal of a subnormal number overflows.
+_SMALLEST = sys.float_info.min
 # A cached table has at most this many rows: half a gigabyte in float32 at 128 rotated features.
 _TABLE_ROWS = 2**20
 
@@ -53,8 +55,7 @@ def rope_frequencies(dim: int, base: float = 10000.0, *, device: torch.device | 
 
 
 def _base(value: float) -> float:
-    # The reciprocal of a subnormal number overflows.
-    return _check.number("base", value, sys.float_info.min)
+    return _check.number("base", value, _SMALLEST)
 
 
 def _even(name: str, value: int) -> int:
@@ -417,14 +418,15 @@ def _causal_numerator(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Tenso
     q, k, v = (_chunks(value, chunk_size) for value in (q, k, v))
     states = (k.mT @ v).cumsum(-3)
     # Shifted by one chunk rather than subtracted: what comes later must not leave even its rounding behind.
-    earlier = F.pad(states, (0, 0, 0, 0, 1, 0))[..., :-1, :, :]
+    earlier = torch.cat((torch.zeros_like(states[..., :1, :, :]), states[..., :-1, :, :]), -3)
     out = (q @ k.mT).tril() @ v + q @ earlier
     return out.flatten(-3, -2)[..., :n, :]
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
     n = x.shape[-2]
-    return F.pad(x, (0, 0, 0, -n % size)).reshape(*x.shape[:-2], -(-n // size), size, x.shape[-1])
+    rest = x.new_zeros(*x.shape[:-2], -n % size, x.shape[-1])
+    return torch.cat((x, rest), -2).reshape(*x.shape[:-2], -(-n // size), size, x.shape[-1])
 
 
 def rotary_linear_attention(
