@@ -30,6 +30,8 @@ from kexue.probability.vae_bottleneck import GaussianBottleneck
 if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
     pytest.skip("this PyTorch has no torch.distributed with gloo", allow_module_level=True)
 
+# Before 2.7 the stand-in for a stream on the CPU lacks this, and fully_shard stops at its first forward pass.
+SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")
 WORLD, ROWS, LENGTH, HEADS, SIZE = 2, 3, 5, 2, 4
 WIDTH = HEADS * SIZE
 MODULES: dict[str, Callable[[], nn.Module]] = {
@@ -139,7 +141,7 @@ def work(rank: int, folder: str) -> None:
     meeting = f"file://{folder}/meeting"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=timedelta(minutes=1))
     ends: dict[str, str] = {}
-    for check, name in product((replicated, sharded), MODULES):
+    for check, name in product((replicated, sharded) if SHARDS_ON_CPU else (replicated,), MODULES):
         try:
             check(name, rank)
             ends[f"{check.__name__} {name}"] = ""
@@ -159,6 +161,12 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("check", ["replicated", "sharded"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        "replicated",
+        pytest.param("sharded", marks=pytest.mark.skipif(not SHARDS_ON_CPU, reason="fully_shard needs torch 2.7 on the CPU")),
+    ],
+)
 def test_two_processes_do_what_one_does(ends: list[dict[str, str]], check: str, name: str) -> None:
     assert [end.get(f"{check} {name}", "not reached: an earlier check failed") for end in ends] == [""] * WORLD

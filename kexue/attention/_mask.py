@@ -21,7 +21,9 @@ def attention_mask(logits: Tensor, attn_mask: Tensor | None, is_causal: bool, q_
             raise ValueError(f"attn_mask must broadcast to {tuple(logits.shape)}, got {tuple(mask.shape)}")
     if is_causal:
         n, m = logits.shape[-2:]
-        causal = torch.ones(n, m, dtype=torch.bool, device=logits.device).tril(q_offset)
+        # Not tril, whose diagonal torch 2.6 fixes in a graph: every decoding step would compile anew.
+        queries = torch.arange(q_offset, q_offset + n, device=logits.device)
+        causal = torch.arange(m, device=logits.device) <= queries.unsqueeze(-1)
         mask = causal if mask is None else mask & causal
     return mask
 

@@ -439,7 +439,7 @@ class PositionAttention(nn.Module):
         """
         _check.flag("is_causal", is_causal)
         self._check_queries(q, k, q_offset)
-        q_offset = int(q_offset)
+        q_offset = _check.position("q_offset", q_offset)
         _check.alike("v", _check.floating("v", v, ndim=4), "q", q)
         _check.shape("v", v, k.shape)
         if attn_mask is not None:
@@ -454,7 +454,7 @@ class PositionAttention(nn.Module):
 
 def _distances(n: int, m: int, q_offset: int, device: torch.device) -> Tensor:
     """``i + q_offset - j`` for all queries i and keys j, shape (n, m)."""
-    first = int(q_offset)
+    first = _check.position("q_offset", q_offset)
     return torch.arange(first, first + n, device=device)[:, None] - torch.arange(m, device=device)
 
 
@@ -521,7 +521,7 @@ class ShawAttention(PositionAttention):
 
 def _diagonals(n: int, m: int, q_offset: int, device: torch.device) -> Tensor:
     """Every distance between n queries and m keys, largest first, and one more: shape (n + m,)."""
-    first = int(q_offset)
+    first = _check.position("q_offset", q_offset)
     return torch.arange(first - m, first + n, device=device).flip(0)
 
 
