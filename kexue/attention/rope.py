@@ -138,8 +138,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     wide, cos, sin = x.to(dtype), cos.to(dtype), sin.to(dtype)
     half = cos.shape[-1]
     if not interleaved:
-        a, b = wide[..., :half], wide[..., half:]
-        out = torch.addcmul(torch.cat((b * -sin, a * sin), -1), wide, torch.cat((cos, cos), -1))
+        out = _rotate_halves(wide, cos, sin)
     elif torch.compiler.is_compiling():
         # The compiler fuses real arithmetic into one kernel and leaves complex numbers unfused.
         a, b = wide[..., 0::2], wide[..., 1::2]
@@ -149,6 +148,44 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
         planes = _as_complex(wide.reshape(*wide.shape[:-1], half, 2))
         out = torch.view_as_real(planes * torch.complex(cos, sin)).flatten(-2)
     return out.to(x.dtype)
+
+
+def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = cos.shape[-1]
+    if torch.compiler.is_compiling() or _in_transform() or cos.requires_grad or sin.requires_grad:
+        a, b = x[..., :half], x[..., half:]
+        return torch.addcmul(torch.cat((b * -sin, a * sin), -1), x, torch.cat((cos, cos), -1))
+    if torch.is_grad_enabled() and x.requires_grad:
+        rotated: Tensor = _HalfSplit.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        return rotated
+    # One new tensor and no temporary.
+    out = x * torch.cat((cos, cos), -1)
+    out[..., :half].addcmul_(x[..., half:], sin, value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin)
+    return out
+
+
+# Whether vmap, grad, jvp and their like are at work, which have no rule for addcmul_; a later PyTorch may not tell.
+_in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+class _HalfSplit(torch.autograd.Function):
+    # Autograd would copy the gradient at each write in place; here it is rotated back.
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.save_for_forward(cos, sin)
+        return _rotate_halves(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate_halves(grad, cos, -sin), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, cos: None, sin: None) -> Tensor:
+        return _rotate_halves(x, *ctx.saved_tensors)
 
 
 def _as_complex(pairs: Tensor) -> Tensor:
@@ -305,8 +342,10 @@ def permute_rotary_weight(
         raise ValueError(f"rotary_dim must be at most the {per_head} features of a head, got {rotated}")
     rows = weight.reshape(heads, per_head, *weight.shape[1:])
     planes = (2, rotated // 2) if to_interleaved else (rotated // 2, 2)
-    swapped = rows[:, :rotated].reshape(heads, *planes, *weight.shape[1:]).transpose(1, 2).flatten(1, 2)
-    return torch.cat((swapped, rows[:, rotated:]), 1).flatten(0, 1)
+    swapped = rows[:, :rotated].reshape(heads, *planes, *weight.shape[1:]).transpose(1, 2)
+    if rotated == per_head:
+        return swapped.clone(memory_format=torch.contiguous_format).flatten(0, 2)
+    return torch.cat((swapped.flatten(1, 2), rows[:, rotated:]), 1).flatten(0, 1)
 
 
 def decay_bound(distance: Tensor, freqs: Tensor) -> Tensor:

@@ -230,9 +230,7 @@ def beam_search(
     finished: list[tuple[list[int], float]] = []
     for _ in range(max_length):
         log_probs = _checked_step(step(prefixes), len(prefixes), eos)
-        ranked, order = (scores[:, None] + log_probs).flatten().sort(descending=True, stable=True)
-        kept = int((ranked[:beam_size] > -math.inf).sum())
-        scores, order = ranked[:kept], order[:kept]
+        scores, order = _first_best((scores[:, None] + log_probs).flatten(), beam_size)
         size = log_probs.shape[1]
         prefixes = torch.cat([prefixes[order // size], (order % size)[:, None]], dim=1)
         if eos is not None:
@@ -378,6 +376,15 @@ def _checked_step(log_probs: Tensor, num_prefixes: int, eos: int | None) -> Tens
     if math.isnan(largest) or largest == math.inf or (eos is not None and largest > 1e-2):
         raise ValueError(f"step must return log-probabilities, got a value of {largest}")
     return log_probs
+
+
+def _first_best(scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The ``num`` largest entries and their places, the first of equals first, -inf left out."""
+    # Sorting all entries takes ten times as long as finding out which of them have to be sorted.
+    lowest = scores.topk(min(num, len(scores)), sorted=False).values.min()
+    places = torch.nonzero((scores >= lowest) & (scores > -math.inf)).squeeze(-1)
+    ranked, order = scores[places].sort(descending=True, stable=True)
+    return ranked[:num], places[order[:num]]
 
 
 def _best(sequences: list[tuple[list[int], float]], num_sequences: int) -> list[tuple[list[int], float]]:

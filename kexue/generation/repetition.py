@@ -361,13 +361,14 @@ def transition_matrix(sequences: Iterable[Any], vocab_size: int, *, smoothing: f
         ids = _array("sequences", text)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise TypeError(f"sequences must hold one-dimensional sequences of integers, got {type(text).__name__} {ids.dtype}")
-        if ids.size and not (ids.min() >= 0 and ids.max() < n):
-            raise ValueError(f"sequences must hold ids in [0, {n}), got {ids.min()} to {ids.max()}")
         if ids.size:
-            texts += [ids.astype(np.int64, copy=False), np.array([n])]
-    flat = np.concatenate(texts) if texts else np.zeros(1, dtype=np.int64) + n
-    inner = flat[:-1] < n
-    counts = np.bincount(flat[:-1][inner] * (n + 1) + flat[1:][inner], minlength=n * (n + 1)).reshape(n, n + 1)
+            texts.append(ids.astype(np.int64, copy=False))
+    flat = np.concatenate(texts) if texts else np.zeros(0, dtype=np.int64)
+    if flat.size and not (flat.min() >= 0 and flat.max() < n):
+        raise ValueError(f"sequences must hold ids in [0, {n}), got {flat.min()} to {flat.max()}")
+    following = np.append(flat[1:], n)
+    following[np.cumsum([len(ids) for ids in texts], dtype=np.int64) - 1] = n
+    counts = np.bincount(flat * (n + 1) + following, minlength=n * (n + 1)).reshape(n, n + 1)
     # Common scale of counts and smoothing: a huge smoothing must not overflow the row sums.
     scale = max(1.0, smoothing)
     weights = counts / scale + smoothing / scale

@@ -283,6 +283,34 @@ def test_rotation_has_gradients_in_everything(interleaved):
     assert gradcheck(function, inputs) and gradgradcheck(function, inputs)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.:DeprecationWarning")  # PyTorch's own derivatives of derivatives
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rotation_differentiates_in_every_mode(interleaved):
+    x, table = draw(2, 3, 4).requires_grad_(), rotary_cos_sin(torch.arange(3), rope_frequencies(4), dtype=F64)
+
+    def function(x: Tensor) -> Tensor:
+        return apply_rotary(x, *table, interleaved=interleaved)
+
+    assert gradcheck(function, x, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(function, x, check_fwd_over_rev=True, check_rev_over_rev=True)
+    columns = torch.stack([function(unit.view(2, 3, 4)).flatten() for unit in torch.eye(24, dtype=F64)], 1)
+    for jacobian in (torch.func.jacfwd, torch.func.jacrev):
+        torch.testing.assert_close(jacobian(function)(x.detach()).reshape(24, 24), columns)
+    torch.testing.assert_close(
+        torch.func.hessian(lambda x: function(x).square().sum() / 2)(x.detach()).reshape(24, 24), torch.eye(24, dtype=F64)
+    )
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_the_backward_pass_keeps_no_copy_of_the_input(interleaved):
+    x = torch.randn(64, 512, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    table = rotary_cos_sin(torch.arange(512), rope_frequencies(16))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.numel()), lambda _: None):
+        apply_rotary(x, *table, interleaved=interleaved)
+    assert sum(kept) <= 4 * 512 * 8
+
+
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_rotation_maps_over_positions_and_over_vectors(interleaved):
     x, m, freqs = draw(4, 3, 6), torch.arange(12).view(4, 3), rope_frequencies(6)

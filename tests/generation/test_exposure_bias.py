@@ -551,6 +551,16 @@ def test_the_beam_follows_viterbi_on_a_chain_when_it_holds_every_state() -> None
     assert found == pytest.approx(score.item(), abs=1e-12)
 
 
+@given(size=st.integers(1, 40), num=st.integers(1, 9), seed=seeds)
+def test_the_first_of_the_best_are_those_of_a_stable_sort(size: int, num: int, seed: int) -> None:
+    scores = torch.randint(-3, 3, (size,), generator=torch.Generator().manual_seed(seed)).double()
+    scores[scores == -3] = -math.inf
+    ranked, order = scores.sort(descending=True, stable=True)
+    kept = int((ranked[:num] > -math.inf).sum())
+    values, places = exposure_bias._first_best(scores, num)
+    assert torch.equal(values, ranked[:kept]) and torch.equal(places, order[:kept])
+
+
 def test_ties_keep_their_order_and_forbidden_extensions_are_dropped() -> None:
     flat = beam_search(lambda prefixes: torch.zeros(len(prefixes), 3), 4, 2)
     assert [tokens for tokens, _ in flat] == [[0, 0], [0, 1], [0, 2], [1, 0]]
