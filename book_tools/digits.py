@@ -2,7 +2,8 @@
 
 ``run`` executes each chapter in fresh processes under ``VARIANTS`` (instruction sets, threads and kernels stand in for other machines) and
 writes ``results/digits.json``. A number is doubtful if less than one further digit would be the same everywhere, or if its value lies so
-close to the edge between two texts that another machine may print the other one.
+close to the edge between two texts that another machine may print the other one. No doubt falls on a ratio of counts that
+is everywhere the same double, such as 7/8 printed as 0.88: only another count would change the text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "old kernels": {"OPENBLAS_CORETYPE": "Nehalem", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
 PRECISION = {"float64": 2.0**-52, "float32": 2.0**-23}
+LARGEST = 100_000  # denominator of a ratio of counts
 EDGE = 100  # spreads of the value: the distance from a rounding edge that is safe
 
 
@@ -140,7 +143,9 @@ def judge(shown: Sequence[Shown]) -> dict[str, Any]:
     found = {"cell": first.cell, "text": " / ".join(dict.fromkeys(each.text for each in shown)), "value": repr(first.value)}
     found |= {"digits": significant(first.text), "relative spread": float(spread / size) if size else 0.0}
     found["further digits"] = math.ceil((step / doubt).log10()) - 1 if step and doubt else 0 if spread else 16
-    return found | {"near an edge": first.place is not None and to_edge < EDGE * doubt}
+    found["near an edge"] = first.place is not None and to_edge < EDGE * doubt
+    ratio = Fraction(first.value).limit_denominator(LARGEST)
+    return found | ({"ratio": str(ratio)} if found["near an edge"] and not spread and float(ratio) == first.value else {})
 
 
 def summary(runs: Sequence[list[Shown]]) -> dict[str, Any]:
@@ -148,7 +153,11 @@ def summary(runs: Sequence[list[Shown]]) -> dict[str, Any]:
     judged = [judge(shown) for shown in zip(*runs, strict=True)]
     found: dict[str, Any] = {"numbers": len(judged), "most digits": max((each["digits"] for each in judged), default=0)}
     found["fewest further digits"] = min((each["further digits"] for each in judged), default=16)
-    return found | {"doubtful": [each for each in judged if each["further digits"] < 1 or each["near an edge"]]}
+    at_edge = [each for each in judged if each["further digits"] < 1 or each["near an edge"]]
+    return found | {
+        "doubtful": [each for each in at_edge if "ratio" not in each],
+        "ratios at an edge": [each for each in at_edge if "ratio" in each],
+    }
 
 
 def run() -> int:

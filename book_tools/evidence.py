@@ -188,15 +188,17 @@ def digits_lines() -> list[str]:
         "",
         f"*{found['date']}.* Every number that a chapter prints is followed under other instruction sets, thread counts and matrix "
         "kernels. "
-        "Doubtful is a number of which not even one further digit is the same everywhere, or that lies near the edge of its rounding.",
+        "Doubtful is a number of which not even one further digit is the same everywhere, or that lies near the edge of its rounding. "
+        "A ratio of counts may lie on that edge (7/8, printed as 0.88): no arithmetic moves it, only another count would.",
         "",
-        "| Chapter | Numbers printed | Most digits | Fewest further digits that agree | Doubtful |",
-        "|---|---|---|---|---|",
+        "| Chapter | Numbers printed | Most digits | Fewest further digits that agree | Ratios on an edge | Doubtful |",
+        "|---|---|---|---|---|---|",
     ]
     for name in contents():
         chapter = found["chapters"].get(name)
         if chapter:
-            row = chapter["numbers"], chapter["most digits"], chapter["fewest further digits"], len(chapter["doubtful"])
+            row = [chapter[key] for key in ("numbers", "most digits", "fewest further digits")]
+            row += [len(chapter[key]) for key in ("ratios at an edge", "doubtful")]
             lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
     return [*lines, ""]
 

@@ -71,6 +71,15 @@ def test_a_value_near_an_edge_is_found_and_one_away_from_it_is_not():
     assert judge(values("0.12", 0.1249, 0.1249 + 1e-5))["near an edge"]
 
 
+def test_a_ratio_of_counts_may_lie_on_the_edge_and_noise_beside_it_may_not():
+    assert judge(values("0.88", 0.875, 0.875))["ratio"] == "7/8"
+    assert judge(values("0.383", 459 / 1200))["ratio"] == "153/400"
+    assert "ratio" not in judge(values("0.88", 0.875, 0.875 - 1e-16))
+    assert "ratio" not in judge(values("0.009", 0.00949999999999999))
+    found = summary([values("0.88", 0.875), values("0.88", 0.875)])
+    assert (len(found["ratios at an edge"]), found["doubtful"]) == (1, [])
+
+
 def test_further_digits_follow_from_the_spread():
     far = judge(values("0.12", 0.1210001, 0.1210002))
     assert far["further digits"] == 4
@@ -111,7 +120,7 @@ def test_a_chapter_that_fails_under_a_variant_is_named(tmp_path, capfd):
 
 
 def test_the_table_and_the_file_tell_the_same(tmp_path, monkeypatch, capsys):
-    near, far = values("0.12", 0.125)[0], values("0.50", 0.501)[0]
+    near, far = values("0.12", 0.1249999999999999)[0], values("0.50", 0.501)[0]
     monkeypatch.setattr(digits, "RESULT", tmp_path / "results" / "digits.json")
     monkeypatch.setattr(digits, "contents", lambda: ["a/b", "c/d"])
     monkeypatch.setattr(digits, "follow", lambda path, variant: [near, far] if path.stem == "b" else [far])
@@ -119,5 +128,5 @@ def test_the_table_and_the_file_tell_the_same(tmp_path, monkeypatch, capsys):
     stored = digits.json.loads((tmp_path / "results" / "digits.json").read_text(encoding="utf-8"))
     assert [chapter["numbers"] for chapter in stored["chapters"].values()] == [2, 1]
     assert [each["text"] for each in stored["chapters"]["a/b"]["doubtful"]] == ["0.12"]
-    assert "cell 1: 0.12 is 0.125" in capsys.readouterr().out
+    assert "cell 1: 0.12 is 0.1249999999999999" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["digits.json"]

@@ -77,11 +77,11 @@ def test_slower_stands_to_the_right(results):
 def test_trust_lists_counts_and_survivors(results):
     results("mutation.json", MUTATION)
     results("abuse.json", {"functions": 2, "cases": 3000, "refused": 1000, "answered": 1999, "exempt": 1, "date": "2026-01-03"})
-    row = {"numbers": 20, "most digits": 4, "fewest further digits": 3, "doubtful": [{}]}
+    row = {"numbers": 20, "most digits": 4, "fewest further digits": 3, "ratios at an edge": [{}, {}], "doubtful": [{}]}
     results("digits.json", {"date": "2026-01-04", "chapters": {"attention/rope": row}})
     text = evidence.trust_markdown([])
     assert "**11 of 12 wrong right-hand sides** were noticed, in 4 checks; of 3 labelled equations, 2 notice every kind" in text
     assert "| `kexue.a` | 9 of 10 (90%) | 3 of 3 |" in text
     assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text
     assert "**2 public names × 3,000 calls**" in text
-    assert "| {doc}`/chapters/attention/rope` | 20 | 4 | 3 | 1 |" in text
+    assert "| {doc}`/chapters/attention/rope` | 20 | 4 | 3 | 2 | 1 |" in text
