@@ -198,7 +198,7 @@ def digits_lines() -> list[str]:
         chapter = found["chapters"].get(name)
         if chapter:
             row = [chapter[key] for key in ("numbers", "most digits", "fewest further digits")]
-            row += [len(chapter[key]) for key in ("ratios at an edge", "doubtful")]
+            row += [len(chapter.get(key, [])) for key in ("ratios at an edge", "doubtful")]
             lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
     return [*lines, ""]
 
