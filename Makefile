@@ -8,8 +8,11 @@ PORT ?= 8000
 
 VENV := .venv
 READY := $(VENV)/.ready
+PINS := $(VENV)/pins.txt
+OLDEST := .venv-oldest
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
+PIP := -m pip --disable-pip-version-check
 NBVAL := --nbval --nbval-current-env --dist loadfile -n
 
 # One thread and one hash seed: stored outputs are those of this environment.
@@ -24,10 +27,10 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test lint chapters execute portable mutate digits abuse bench bench-check links serve notebook lock clean
+.PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-check links serve notebook lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The mark is written last: an interrupted installation is started afresh by the next command.
 $(READY): requirements.txt pyproject.toml
@@ -45,9 +48,10 @@ $(READY): requirements.txt pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not create an environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing the exact versions of requirements.txt ..."
-	$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
-	$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
-	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	$(PY) $(PIP) install --progress-bar on --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep -o '^torch==[^ ]*' requirements.txt)
+	$(PY) $(PIP) install --progress-bar on --no-deps --require-hashes -r requirements.txt
+	$(PY) $(PIP) install --progress-bar on --no-build-isolation --editable .
+	@$(PY) -m book_tools.versions pins > $(PINS)
 	@$(PY) -c "import matplotlib.font_manager"
 	@touch $(READY)
 
@@ -79,6 +83,21 @@ portable: $(READY) ## the chapters again: plain instruction set, then two thread
 	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL) 2
 	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL) 1
 
+# An environment of its own, made anew: what an earlier run left must not lend a version.
+oldest: ## the unit tests with the oldest versions that pyproject.toml admits
+	@rm -rf $(OLDEST)
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(PYTHON) -m book_tools.versions oldest > $(OLDEST)/pins.txt
+	$(if $(TORCH_INDEX),$(OLDEST)/bin/python $(PIP) install --index-url $(TORCH_INDEX) $$(grep '^torch==' $(OLDEST)/pins.txt))
+	$(OLDEST)/bin/python $(PIP) install -r $(OLDEST)/pins.txt
+	@$(OLDEST)/bin/python $(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	MPLCONFIGDIR=$(OLDEST)/matplotlib $(OLDEST)/bin/python -m pytest tests --ignore tests/book_tools -n 2 --junitxml $(OLDEST)/unit.xml
+	@$(OLDEST)/bin/python -m book_tools.versions record "unit tests" $(OLDEST)/unit.xml
+
+properties: $(READY) ## the property tests with 10,000 examples each (an hour)
+	KEXUE_PROPERTIES=release $(PYTEST) tests -m hypothesis --hypothesis-show-statistics --junitxml $(VENV)/properties.xml
+	@$(PY) -m book_tools.versions properties $(VENV)/properties.xml
+
 mutate: $(READY) ## wrong equations against their checks, wrong code against its tests (half an hour)
 	@$(PY) -m book_tools mutate
 
@@ -88,8 +107,11 @@ digits: $(READY) ## how many further digits of each printed number would be safe
 abuse: $(READY) ## count the calls of the abuse sweep, which make test runs
 	@$(PY) tests/abuse.py results/abuse.json
 
+surroundings: $(READY) ## build and execute without network, home or disk space, interrupted, in odd places (about 15 minutes)
+	@$(PY) -m book_tools surroundings
+
 bench: $(READY) ## measure the package against its peers (installs them: the extra "bench")
-	@$(PY) -m pip install --disable-pip-version-check --quiet --constraint requirements.txt --editable '.[bench]'
+	@$(PY) $(PIP) install --quiet --constraint $(PINS) --no-build-isolation --editable '.[bench]'
 	@$(PY) -m benchmarks run
 
 bench-check: $(READY) ## name what became slower between two result files (OLD=... NEW=...)
@@ -102,13 +124,14 @@ serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 notebook: $(READY) ## open the chapters in JupyterLab
-	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check --quiet --constraint requirements.txt jupyterlab
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) $(PIP) install --quiet --constraint $(PINS) jupyterlab
 	$(PY) -m jupyterlab chapters
 
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
-	@$(PY) -m pip install --disable-pip-version-check --quiet --constraint requirements.txt uv
-	@$(PY) -m uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header -o requirements.txt
-	@$(PY) -m book_tools lock
+	@$(PY) $(PIP) install --quiet --constraint $(PINS) uv
+	@$(PY) -m uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header \
+	  --generate-hashes --quiet -o requirements.txt
+	@$(PY) -m book_tools.versions lock
 
 clean: ## remove everything that was built, the environment included
-	rm -rf _build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis pages/reference
+	rm -rf _build $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis pages/reference

@@ -1,25 +1,32 @@
 """The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf``, ``links``,
-``mutate``, ``digits`` and ``lock``."""
+``mutate``, ``digits``, ``surroundings`` and ``lock``."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from book_tools import digits, mutation, notebooks, pdf
+from book_tools import digits, mutation, notebooks, pdf, surroundings
 from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.form import faults
 
 STAGE = ROOT / "_build" / "stage"
 SITE = ROOT / "_build" / "html"
+NEEDED = 100  # MB of disk: twice the stage and the site of five chapters
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 LOCK_HEADER = (
     '# The tested set: every package of the book at an exact version, on every platform; made by "make lock".',
@@ -34,27 +41,65 @@ def execute(names: list[str], jobs: int) -> int:
     if missing:
         print(f"no such chapter: {', '.join(missing)}; the book has: {', '.join(contents())}", file=sys.stderr)
         return 2
-    failed = 0
-    with ProcessPoolExecutor(max_workers=min(jobs, len(names))) as pool:
+    with ProcessPoolExecutor(max_workers=min(jobs, len(names)), initializer=_obey_parent) as pool:
         running = {pool.submit(_timed, name): name for name in names}
-        for done, future in enumerate(as_completed(running), 1):
-            name, error = running[future], future.exception()
-            failed += error is not None
-            print(
-                f"[{done}/{len(names)}] {name}: " + (f"FAILED\n{_plain(error)}" if error else f"{future.result():.0f} s"),
-                flush=True,
-            )
-    return int(failed > 0)
+        try:
+            failed = [
+                _told(future, running[future], f"[{done}/{len(names)}]") for done, future in enumerate(as_completed(running), 1)
+            ]
+        except KeyboardInterrupt:
+            workers = multiprocessing.active_children()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.join(2)  # Ctrl-C has reached them too, "kill" has not
+                worker.terminate()
+            raise
+    return int(any(failed))
+
+
+def _told(future: Future[float], name: str, place: str) -> bool:
+    """Print how a chapter ended; True if it failed."""
+    error = future.exception()
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    print(f"{place} {name}: " + (f"FAILED\n{_plain(error)}" if error else f"{future.result():.0f} s"), flush=True)
+    return error is not None
+
+
+def _obey_parent() -> None:
+    """In a worker: Ctrl-C is the parent's business, and if the parent is killed, the worker and its kernel end too."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel] if parent else [])
+        os.kill(os.getpid(), signal.SIGTERM)  # while a chapter runs, this closes its kernel
+        time.sleep(3)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _plain(error: BaseException) -> str:
-    """The message without terminal colours."""
+    """The message without terminal colours, and without the whole path of a file that cannot be written."""
+    if isinstance(error, OSError) and error.strerror:
+        return _os_error(error)
     return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+
+
+def _os_error(error: OSError) -> str:
+    """One line for what the system refused; a failed copy of a folder tells its first reason."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][2])
+    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
 
 
 def _timed(name: str) -> float:
     start = time.perf_counter()
-    notebooks.execute(Chapter.path_of(name))
+    try:
+        notebooks.execute(Chapter.path_of(name))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nbclient leaves the default behind
     return time.perf_counter() - start
 
 
@@ -64,28 +109,78 @@ def build() -> int:
     if found:
         print(*found, "the book was not built; the lines above say what the chapters lack", sep="\n", file=sys.stderr)
         return 1
-    built = STAGE / "_build" / "html"
+    SITE.parent.mkdir(exist_ok=True)
+    with _alone() as lock:
+        free = shutil.disk_usage(SITE.parent).free >> 20
+        if free < NEEDED:
+            print(
+                f"{free} MB of disk are free here and the book needs about {NEEDED}; the old site is as it was", file=sys.stderr
+            )
+            return 1
+        return _build(lock)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[list[int]]:
+    """One build of this folder at a time, another waits; gives what a subprocess inherits to hold the others back as well."""
+    if sys.platform == "win32":
+        yield []
+        return
+    import fcntl
+
+    with (SITE.parent / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another build is at work in this folder; waiting for its end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield [lock.fileno()]
+
+
+def _build(lock: list[int]) -> int:
+    built, whole = STAGE / "_build" / "html", STAGE / ".whole"
+    if not whole.exists():  # what an interrupted build wrote is not to be trusted
+        shutil.rmtree(STAGE, ignore_errors=True)
+    whole.unlink(missing_ok=True)
     command = [*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
-    code = subprocess.call(command, cwd=ROOT)
+    code = subprocess.call(command, cwd=ROOT, pass_fds=lock)
     if code:
         # What was read is not read again, and would not warn again: the next build must start afresh.
+        full = shutil.disk_usage(SITE.parent).free >> 20 < 5
         shutil.rmtree(STAGE, ignore_errors=True)
-        print("the book was not built; the lines with WARNING or ERROR above say why", file=sys.stderr)
-        return code
+        why = (
+            "the disk is full; the old site is as it was" if full else "the lines with WARNING, ERROR or Exception above say why"
+        )
+        print(f"the book was not built; {why}", file=sys.stderr)
+        return 1
+    whole.touch()
     pages = {str(path.relative_to(built / "chapters").with_suffix("")) for path in (built / "chapters").rglob("*.html")}
     if pages != set(contents()):
         print(f"pages and table of contents differ: {', '.join(sorted(pages ^ set(contents())))}", file=sys.stderr)
         return 1
-    fresh, old = SITE.with_name("html.new"), SITE.with_name("html.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(built, fresh)
-    if SITE.exists():
-        SITE.rename(old)
-    fresh.rename(SITE)
-    shutil.rmtree(old, ignore_errors=True)
+    _replace_site(built)
     print(f"\nThe book is built. Open {Path(os.path.relpath(SITE, Path.cwd())) / 'index.html'} in a browser.")
     return 0
+
+
+def _replace_site(built: Path) -> None:
+    """Put a copy of ``built`` in the place of the site, by renaming; a step that fails leaves the old site."""
+    fresh, old = SITE.with_name("html.new"), SITE.with_name("html.old")
+    if old.exists() and not SITE.exists():  # killed between the two renamings
+        old.rename(SITE)
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        shutil.copytree(built, fresh)
+        if SITE.exists():
+            SITE.rename(old)
+        fresh.rename(SITE)
+    except BaseException:
+        if old.exists() and not SITE.exists():
+            old.rename(SITE)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def links() -> int:
@@ -125,19 +220,21 @@ def main() -> int:
     commands.add_parser("links", help="check the external links")
     commands.add_parser("mutate", help="try wrong equations and wrong code")
     commands.add_parser("digits", help="judge the printed digits")
+    commands.add_parser("surroundings", help="build and execute in hostile surroundings")
     commands.add_parser("lock", help="finish a fresh requirements.txt")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # "kill" and "timeout" are answered like Ctrl-C
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
         others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "lock": lock}
-        others |= {"digits": digits.run, "mutate": lambda: mutation.run(os.cpu_count() or 1)}
+        others |= {"digits": digits.run, "mutate": lambda: mutation.run(os.cpu_count() or 1), "surroundings": surroundings.run}
         return others[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(_os_error(error), file=sys.stderr)
         return 1
 
 

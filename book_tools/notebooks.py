@@ -115,13 +115,24 @@ def write(path: Path, notebook: Notebook) -> None:
 
 def execute(path: Path, timeout: int = 600) -> None:
     """Run a chapter from a clean kernel, in its own folder, and store its outputs in canonical form."""
+    import matplotlib as mpl
     import nbformat
     from nbclient import NotebookClient
     from traitlets.config import Config
 
+    mpl.get_cachedir()  # where it cannot be written, this puts another into the environment, or the chapter would print a warning
     notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as sockets:
-        private = {} if os.name == "nt" else {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}
-        config, place = Config({"ConnectionFileMixin": private}), {"metadata": {"path": str(path.parent)}}
-        NotebookClient(notebook, config=config, kernel_name="python3", timeout=timeout, resources=place).execute()
+    tempfile.TemporaryFile(dir=path.parent).close()  # a folder that cannot be written is told now and not after the run
+    with tempfile.TemporaryDirectory(dir=_short_folder()) as private:
+        connection = {"connection_file": str(Path(private) / "kernel.json")}  # not in the home folder, which may be closed
+        if os.name != "nt":
+            connection |= {"transport": "ipc", "ip": str(Path(private) / "kernel")}
+        config, place = Config({"ConnectionFileMixin": connection}), {"metadata": {"path": str(path.parent)}}
+        client = NotebookClient(notebook, config=config, kernel_name="python3", timeout=timeout, resources=place)
+        client.execute(env=os.environ | {"IPYTHONDIR": private})  # nor the reader's own IPython profile
     write(path, json.loads(nbformat.writes(notebook)))
+
+
+def _short_folder() -> str | None:
+    """Another folder for temporary files where the usual one is so deep that no socket fits into it (104 characters at most)."""
+    return "/tmp" if os.name != "nt" and len(os.fsencode(tempfile.gettempdir())) > 70 else None
