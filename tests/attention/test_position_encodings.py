@@ -160,7 +160,6 @@ def test_the_sinusoid_solves_a_linear_differential_equation() -> None:
     np.testing.assert_allclose(SinusoidalPositions(8).table(12).numpy(), expected, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(-2000, 2000), st.integers(-2000, 2000), st.integers(-2000, 2000))
 def test_inner_products_of_sinusoids_depend_on_the_distance_only(m: int, n: int, shift: int) -> None:
     p = sinusoidal(torch.tensor([m, n, m + shift, n + shift]), 16, dtype=DOUBLE)
@@ -179,7 +178,6 @@ def test_a_stretched_row_is_the_weighted_sum_of_its_two_digits(alpha: float, len
     assert torch.equal(stretched[:4], table[:length])
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 7), st.integers(1, 5), st.floats(0.02, 0.98).filter(lambda a: abs(a - 0.5) > 1e-3), st.integers(0, 99))
 def test_the_square_of_the_table_length_is_reached_without_two_equal_rows(n: int, dim: int, alpha: float, seed: int) -> None:
     table = normal(n, dim, seed=seed)
@@ -204,7 +202,6 @@ def test_the_stretched_table_is_differentiable_in_the_table() -> None:
         assert check(lambda t: hierarchical(t, 8), normal(3, 2).requires_grad_())
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 6), st.integers(0, 36), st.floats(-3, 3), st.floats(-3, 3), st.integers(0, 99))
 def test_stretching_commutes_with_every_affine_map(n: int, length: int, scale: float, shift: float, seed: int) -> None:
     table, length = normal(n, 3, seed=seed), min(length, n * n)
@@ -239,7 +236,6 @@ def test_a_sequence_handled_in_pieces_equals_the_sequence_handled_whole(name: st
 
 
 @pytest.mark.parametrize("name", ABSOLUTE)
-@settings(deadline=None, max_examples=30)
 @given(
     st.integers(0, 12), st.integers(0, 12), st.integers(0, 8), st.sampled_from(["add", "multiply", "concat"]), st.integers(0, 99)
 )
@@ -410,7 +406,6 @@ def test_the_convolution_works_in_every_dtype_and_shape(padding_mode: str) -> No
         assert check(lambda x, w, b: functional_call(module, {"weight": w, "bias": b}, (x,)), arguments)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 9), st.sampled_from([1, 3, 5, 7]), st.integers(-9, 9), st.integers(0, 99))
 def test_a_circular_convolution_turns_with_its_input_and_is_affine(n: int, kernel: int, shift: int, seed: int) -> None:
     module = ConvPositions(2, kernel, padding_mode="circular", dtype=DOUBLE)
@@ -419,7 +414,6 @@ def test_a_circular_convolution_turns_with_its_input_and_is_affine(n: int, kerne
     torch.testing.assert_close(module(x) + module(y), module(x + y) + module.bias)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 9), st.integers(0, 99))
 def test_a_causal_convolution_of_a_prefix_is_a_prefix(n: int, kernel: int, cut: int, seed: int) -> None:
     module, x = ConvPositions(2, kernel, is_causal=True, dtype=DOUBLE), normal(n, 2, seed=seed)
@@ -474,7 +468,7 @@ def test_plain_attention_commutes_with_every_permutation_and_a_causal_mask_ends_
 
 
 @pytest.mark.parametrize("name", RELATIVE)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 6), st.integers(0, 6), st.integers(0, 50))
 def test_logits_do_not_change_when_everything_moves(name: str, n: int, m: int, start: int, shift: int, seed: int) -> None:
     module = build(name)
@@ -494,7 +488,7 @@ def test_identical_tokens_have_logits_that_are_constant_along_diagonals_and_not_
 
 
 @pytest.mark.parametrize("name", EVERY)
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(1, 8), st.integers(0, 8), st.integers(0, 4))
 def test_decoding_with_a_cache_equals_the_whole_causal_pass(name: str, n: int, cut: int, seed: int) -> None:
     cut = min(cut, n)
@@ -789,7 +783,6 @@ def test_buckets_agree_with_the_published_formula(num_buckets: int, max_distance
     assert bucket.tolist() == [float_bucket(r, bidirectional, num_buckets, max_distance) for r in relative.tolist()]
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(2, 40), st.integers(1, 10_000), st.booleans())
 def test_buckets_grow_with_the_distance_and_fill_their_range(per_side: int, beyond: int, bidirectional: bool) -> None:
     num_buckets, max_distance = per_side * (2 if bidirectional else 1), per_side // 2 + beyond

@@ -11,7 +11,7 @@ import mpmath
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -57,7 +57,6 @@ def test_frequencies_are_powers_of_the_base(dim, base):
 
 
 @given(st.integers(1, 64), st.floats(1.5, 1e6))
-@settings(deadline=None, max_examples=30)
 def test_frequencies_fall_geometrically_from_one(half, base):
     freqs = rope_frequencies(2 * half, base)
     assert freqs[0] == 1.0
@@ -123,7 +122,6 @@ def test_angles_are_right_to_the_last_float32_digit(positions):
 
 
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=5), st.integers(1, 5))
-@settings(deadline=None, max_examples=30)
 def test_cosine_is_even_and_sine_is_odd_in_the_position(positions, half):
     m, freqs = torch.tensor(positions), rope_frequencies(2 * half)
     cos, sin = rotary_cos_sin(m, freqs, dtype=F64)
@@ -197,7 +195,6 @@ def test_rotation_is_the_exponential_of_a_skew_matrix(position):
 
 
 @given(seeds, st.integers(0, 6), st.integers(1, 4), st.integers(0, 3), st.booleans())
-@settings(deadline=None, max_examples=30)
 def test_rotation_keeps_lengths_and_is_undone_by_the_opposite_angle(seed, n, half, rest, interleaved):
     x, angles = draw(2, n, 2 * half + rest, seed=seed), draw(n, half, seed=seed + 1) * 100
     y = apply_rotary(x, angles.cos(), angles.sin(), interleaved=interleaved)
@@ -367,7 +364,6 @@ def test_bad_rotations_are_refused_by_name(args, kwargs, error, name):
 
 
 @given(seeds, st.integers(1, 4), st.integers(0, 3), st.integers(-1000, 1000), st.integers(-1000, 1000), st.booleans())
-@settings(deadline=None, max_examples=30)
 def test_scores_depend_on_position_differences_only(seed, half, rest, first, shift, interleaved):
     rotary = RotaryEmbedding(2 * half, interleaved=interleaved)
     q, k = draw(5, 2 * half + rest, seed=seed), draw(5, 2 * half + rest, seed=seed + 1)
@@ -602,7 +598,6 @@ def test_reordered_weights_give_the_same_scores_in_the_other_layout(q_heads, k_h
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.booleans())
-@settings(deadline=None, max_examples=40)
 def test_the_two_directions_undo_each_other_and_the_tail_stays(heads, half, rest, direction):
     weight = torch.arange(heads * (2 * half + rest) * 2).view(-1, 2)
     before = weight.clone()
@@ -672,7 +667,6 @@ def test_the_bound_of_the_default_frequencies():
 
 
 @given(seeds, st.integers(1, 8), st.integers(-(10**6), 10**6))
-@settings(deadline=None, max_examples=30)
 def test_the_bound_is_even_and_stays_between_one_half_and_its_value_at_zero(seed, half, m):
     freqs = draw(half, seed=seed)
     value = decay_bound(torch.tensor(m), freqs)
@@ -744,7 +738,6 @@ def test_one_of_the_two_norms_may_be_left_out():
 
 
 @given(seeds, st.integers(1, 20), st.integers(1, 25))
-@settings(deadline=None, max_examples=25)
 def test_the_chunk_size_and_the_future_do_not_change_a_row(seed, n, chunk_size):
     q, k, v = draw(n, 3, seed=seed).abs(), draw(n, 3, seed=seed + 1).abs(), draw(n, 2, seed=seed + 2)
     got = linear_attention(q, k, v, is_causal=True, chunk_size=chunk_size)
@@ -756,7 +749,6 @@ def test_the_chunk_size_and_the_future_do_not_change_a_row(seed, n, chunk_size):
 
 
 @given(seeds, st.integers(1, 9), st.floats(-5, 5), st.floats(0.1, 10))
-@settings(deadline=None, max_examples=30)
 def test_positive_features_average_the_values(seed, n, shift, factor):
     q, k, v = draw(n, 3, seed=seed).exp(), draw(n, 3, seed=seed + 1).exp(), draw(n, 2, seed=seed + 2)
     out = linear_attention(q, k, v)
@@ -882,7 +874,6 @@ def test_only_the_numerator_is_rotated(is_causal, feature_map):
 
 
 @given(seeds, st.integers(0, 500), st.booleans())
-@settings(deadline=None, max_examples=25)
 def test_shifting_all_positions_changes_nothing(seed, shift, is_causal):
     rotary = RotaryEmbedding(6)
     q, k, v = draw(5, 6, seed=seed), draw(5, 6, seed=seed + 1), draw(5, 2, seed=seed + 2)
@@ -891,7 +882,6 @@ def test_shifting_all_positions_changes_nothing(seed, shift, is_causal):
 
 
 @given(seeds, st.integers(1, 9), st.floats(-3, 3), st.booleans())
-@settings(deadline=None, max_examples=25)
 def test_rotated_linear_attention_is_linear_in_the_values_and_plain_without_rotation(seed, n, factor, is_causal):
     q, k, v, w = (draw(n, 4, seed=seed + i) for i in range(4))
 

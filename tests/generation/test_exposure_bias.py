@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -127,7 +127,6 @@ def test_scores_and_both_normalisations_equal_their_sums_over_all_paths(batch: i
 
 
 @pytest.mark.parametrize("log_prob", LOG_PROBS)
-@settings(deadline=None, max_examples=40)
 @given(batch=sizes, length=sizes, size=sizes, seed=seeds, scale=st.sampled_from([0.1, 1.0, 30.0]))
 def test_probabilities_of_all_paths_add_up_to_one(
     log_prob: Callable[..., Tensor], batch: int, length: int, size: int, seed: int, scale: float
@@ -136,7 +135,6 @@ def test_probabilities_of_all_paths_add_up_to_one(
     torch.testing.assert_close(total, torch.ones(batch, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-@settings(deadline=None, max_examples=40)
 @given(length=st.integers(2, 5), size=st.integers(2, 4), seed=seeds)
 def test_a_constant_at_one_position_or_on_all_transitions_changes_no_probability(length: int, size: int, seed: int) -> None:
     unary, pairwise = chain(2, length, size, seed)
@@ -147,7 +145,6 @@ def test_a_constant_at_one_position_or_on_all_transitions_changes_no_probability
         torch.testing.assert_close(moved, log_prob(unary, pairwise, labels), atol=1e-12, rtol=0)
 
 
-@settings(deadline=None, max_examples=40)
 @given(length=st.integers(1, 5), size=st.integers(2, 4), seed=seeds)
 def test_relabelling_permutes_the_chain(length: int, size: int, seed: int) -> None:
     unary, pairwise = chain(3, length, size, seed)
@@ -191,7 +188,6 @@ def test_local_transitions_multiply_to_the_local_probability() -> None:
     torch.testing.assert_close(torch.stack(total), local_log_prob(unary, pairwise, labels), atol=1e-13, rtol=0)
 
 
-@settings(deadline=None, max_examples=30)
 @given(length=st.integers(1, 5), size=sizes, seed=seeds, shift=st.floats(-30, 30))
 def test_local_transitions_are_distributions_that_ignore_constants(length: int, size: int, seed: int, shift: float) -> None:
     unary, pairwise = chain(2, length, size, seed, 10.0)
@@ -202,7 +198,6 @@ def test_local_transitions_are_distributions_that_ignore_constants(length: int, 
         torch.testing.assert_close(moved, part, atol=1e-10, rtol=0)
 
 
-@settings(deadline=None, max_examples=30)
 @given(length=st.integers(1, 6), size=sizes, seed=seeds, shift=st.floats(-30, 30))
 def test_the_best_path_ignores_constants_and_turns_round_with_the_chain(length: int, size: int, seed: int, shift: float) -> None:
     unary, pairwise = chain(2, length, size, seed)
@@ -395,7 +390,6 @@ def test_one_graph_holds_the_whole_function(function: Callable[..., Tensor]) -> 
 # --- Viterbi --------------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=50)
 @given(batch=st.integers(1, 3), length=st.integers(1, 5), size=st.integers(1, 4), seed=seeds)
 def test_viterbi_finds_the_best_of_all_paths_under_either_model(batch: int, length: int, size: int, seed: int) -> None:
     unary, pairwise = chain(batch, length, size, seed)
@@ -457,7 +451,6 @@ def test_a_beam_of_two_leaves_the_greedy_target_of_the_two_step_table() -> None:
     np.testing.assert_allclose([math.exp(score) for _, score in found], [0.36, 0.33], atol=1e-14)
 
 
-@settings(deadline=None, max_examples=30)
 @given(size=st.integers(1, 3), length=st.integers(1, 4), seed=seeds)
 def test_a_beam_as_wide_as_the_tree_is_exhaustive_search(size: int, length: int, seed: int) -> None:
     step = tree(seed, size, length)
@@ -490,7 +483,6 @@ def slow_beam(
     return sorted(done + live, key=lambda pair: -pair[1])[:beam_size]
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     size=st.integers(1, 4),
     length=st.integers(1, 4),
@@ -642,7 +634,6 @@ def test_draws_of_different_positions_and_rows_are_independent() -> None:
     assert abs(both - 1 / 16) <= 4.5 * math.sqrt(15 / 256 / 50_000)
 
 
-@settings(deadline=None, max_examples=50)
 @given(batch=st.integers(0, 4), length=st.integers(0, 6), seed=seeds, rate=st.sampled_from([0.0, 0.3, 1.0]), masked=st.booleans())
 def test_every_row_keeps_to_its_own_tokens(batch: int, length: int, seed: int, rate: float, masked: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -723,7 +714,6 @@ def test_its_gradients_are_right_in_inputs_and_weights() -> None:
         assert check(lambda x, w: gradient_penalty(smooth_loss(x, w), x), example())
 
 
-@settings(deadline=None, max_examples=30)
 @given(factor=st.floats(-5, 5), coefficient=st.floats(0, 5), shift=st.floats(-5, 5))
 def test_the_penalty_is_quadratic_in_the_loss_and_blind_to_constants(factor: float, coefficient: float, shift: float) -> None:
     x, w = example()

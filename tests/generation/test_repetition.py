@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kexue.generation import repetition
@@ -132,7 +132,6 @@ def test_almost_all_pairs_may_be_possible_with_almost_no_repetition():
     assert (P > 0).all() and 0 < repetition_rate(P) < 1e-6
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 9))
 def test_greedy_decoding_repeats_never_or_for_ever(seed, n):
     rng = np.random.default_rng(seed)
@@ -158,7 +157,6 @@ def test_a_support_without_cycle_gives_exactly_zero_and_a_sure_loop_infinity(n):
     assert repetition_rate(np.zeros((n, n))) == 0.0
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.integers(2, 25))
 def test_without_a_cycle_nothing_is_left_to_rounding(seed, n):
     rng = np.random.default_rng(seed)
@@ -208,14 +206,12 @@ def test_rounded_rows_that_sum_to_one_are_finite():
         assert math.isfinite(repetition_rate(np.full((n, n), 1 / n)))
 
 
-@settings(deadline=None, max_examples=50)
 @given(matrices, st.integers(0, 10**6))
 def test_renaming_words_changes_nothing(P, seed):
     order = np.random.default_rng(seed).permutation(len(P))
     assert repetition_rate(P[np.ix_(order, order)]) == pytest.approx(repetition_rate(P), rel=1e-12, abs=0)
 
 
-@settings(deadline=None, max_examples=50)
 @given(matrices)
 def test_repetition_grows_with_every_entry_and_the_frobenius_bound_holds(P):
     rate = repetition_rate(P)
@@ -281,7 +277,6 @@ def test_gradient_vanishes_exactly_off_the_cycles():
     np.testing.assert_allclose(repetition_gradient(P), expected, rtol=1e-14, atol=0)
 
 
-@settings(deadline=None, max_examples=40)
 @given(matrices, st.floats(0.1, 1.0), st.integers(0, 10**6))
 def test_traces_and_gradient_follow_scale_and_renaming(P, factor, seed):
     order = np.random.default_rng(seed).permutation(len(P))
@@ -346,7 +341,6 @@ def test_the_published_probability_overcounts_a_swap():
     assert average_repetition_probability(swap) == pytest.approx(2 * 0.6561 / 0.3439, rel=1e-13)
 
 
-@settings(deadline=None, max_examples=40)
 @given(matrices)
 def test_the_published_probability_is_never_smaller_and_both_diverge_together(P):
     corrected = average_repetition_probability(P)
@@ -413,7 +407,6 @@ def test_rate_is_the_expected_number_of_repeats_when_every_word_is_visited_once(
     assert 5 * expected_repeats(P, once / 5) == pytest.approx(repetition_rate(P), rel=1e-12)
 
 
-@settings(deadline=None, max_examples=40)
 @given(matrices, st.floats(0, 1), st.integers(0, 10**6))
 def test_expected_repeats_mix_with_the_start_and_do_not_see_names(P, share, seed):
     rng = np.random.default_rng(seed)
@@ -433,7 +426,6 @@ def test_expected_repeats_are_linear_in_the_start():
     assert expected_repeats(P, np.zeros(5)) == 0.0
 
 
-@settings(deadline=None, max_examples=50)
 @given(texts, st.none() | st.integers(1, 8))
 def test_repeats_are_counted_as_defined(text, max_length):
     assert count_repeats(text, max_length) == repeats_by_definition(text, max_length)
@@ -448,7 +440,6 @@ def test_repeats_of_a_long_text_are_counted_as_defined(seed):
     assert count_repeats(ids, 3) == repeats_by_definition(ids.tolist(), 3)
 
 
-@settings(deadline=None, max_examples=30)
 @given(texts)
 def test_reversing_or_renaming_a_text_keeps_its_repeats(text):
     assert count_repeats(text[::-1]) == count_repeats(text)
@@ -509,7 +500,6 @@ def nucleus_indices(row, p):
     return order[:size]
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 9), st.floats(0.01, 1.0))
 def test_truncations_keep_the_sets_of_their_definition_ties_included(seed, n, k, p):
     rng = np.random.default_rng(seed)
@@ -540,7 +530,6 @@ def test_truncation_neither_depends_on_nor_hides_a_slightly_wrong_sum():
         np.testing.assert_allclose(result, p / p.sum(), rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 12))
 def test_truncation_and_sharpening_raise_the_sum_of_squares(seed, n):
     p = np.random.default_rng(seed).dirichlet([0.5] * n, size=10)
@@ -600,7 +589,6 @@ def test_a_maximum_likelihood_bigram_reproduces_the_mean_length_and_counts():
     np.testing.assert_allclose(visits, seen, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 4), max_size=8), max_size=6), st.floats(0, 3), st.integers(0, 10**6))
 def test_transition_rows_are_distributions_whatever_the_order_of_the_texts(corpus, smoothing, seed):
     P = transition_matrix(corpus, 5, smoothing=smoothing)
@@ -634,7 +622,6 @@ def rebalance_by_definition(sequences, threshold, min_count, max_rounds=None):
     return encoded, rounds
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(texts, max_size=5), st.floats(0.05, 1.0), st.integers(1, 3), st.none() | st.integers(0, 3))
 def test_rebalancing_is_its_definition_and_loses_nothing(sequences, threshold, min_count, max_rounds):
     encoded, rounds = rebalance(sequences, threshold=threshold, min_count=min_count, max_rounds=max_rounds)

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
@@ -22,7 +22,6 @@ from kexue.probability.vae_bottleneck import (
     reverse_water_filling,
 )
 
-few = settings(deadline=None, max_examples=50)
 moderate = st.floats(-20, 20, allow_subnormal=False)
 
 
@@ -82,7 +81,6 @@ def test_kl_gradient_is_mean_and_half_of_variance_minus_one() -> None:
     assert torch.autograd.gradgradcheck(kl_standard_normal, (mean, log_var))
 
 
-@few
 @given(st.lists(st.tuples(moderate, moderate), min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_kl_is_nonnegative_and_a_sum_over_coordinates_in_any_order(pairs: list[tuple[float, float]], random: object) -> None:
     mean, log_var = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
@@ -96,7 +94,6 @@ def test_kl_is_nonnegative_and_a_sum_over_coordinates_in_any_order(pairs: list[t
     torch.testing.assert_close(kl_standard_normal(-shuffled, shuffled_var), value, rtol=1e-12, atol=1e-300)
 
 
-@few
 @given(moderate, moderate)
 def test_kl_exceeds_the_nats_that_the_mean_alone_or_the_variance_alone_costs(mu: float, v: float) -> None:
     zero, m, w = (
@@ -271,7 +268,6 @@ def test_gradients_reach_both_layers_through_sample_and_penalty() -> None:
     assert torch.autograd.gradgradcheck(loss, (x, *layer.parameters()), fast_mode=True)
 
 
-@few
 @given(st.integers(1, 6), st.integers(0, 10**6), st.booleans())
 def test_bottleneck_rows_do_not_see_one_another_and_the_noise_is_the_generator_s(n: int, seed: int, bias: bool) -> None:
     layer = GaussianBottleneck(4, 3, bias, dtype=torch.float64)
@@ -463,7 +459,6 @@ def test_a_three_component_mixture_agrees_with_quadrature() -> None:
         assert abs(estimates.mean() - value) <= 4 * estimates.std(ddof=1) / math.sqrt(repeats) + 1e-13, name
 
 
-@few
 @given(st.integers(1, 12), st.integers(0, 4), st.integers(1, 3), st.floats(0.01, 30), st.integers(0, 10**6))
 def test_the_parts_add_up_and_information_is_at_most_log_n(n: int, d: int, num_samples: int, scale: float, seed: int) -> None:
     mean, log_var = posteriors(n, d, seed)
@@ -643,7 +638,6 @@ def test_water_filling_is_the_loop_over_components(shape: tuple[int, ...]) -> No
 variance_lists = st.lists(st.floats(0, 1e6), min_size=1, max_size=8)
 
 
-@few
 @given(variance_lists, st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
 def test_rate_does_not_see_a_common_unit_and_distortion_carries_it(variances: list[float], level: float, unit: float) -> None:
     v = torch.tensor(variances, dtype=torch.float64)
@@ -653,7 +647,6 @@ def test_rate_does_not_see_a_common_unit_and_distortion_carries_it(variances: li
     torch.testing.assert_close(scaled_distortion, unit * distortion, rtol=1e-12, atol=0)
 
 
-@few
 @given(variance_lists, st.floats(1e-6, 1e6), st.floats(1.0, 100.0))
 def test_a_higher_level_costs_fewer_nats_and_more_distortion(variances: list[float], level: float, factor: float) -> None:
     v = torch.tensor(variances, dtype=torch.float64)
