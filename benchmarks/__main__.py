@@ -49,8 +49,7 @@ def run(only: str, seconds: float, fresh: bool, output: Path | None) -> int:
             "peer": f"{case.peer} {cases.version(case.peer) or '(missing)'}",
             "against": case.against,
         }
-        if case.differs:
-            group["differs"] = case.differs
+        group |= {name: text for name, text in (("differs", case.differs), ("why", case.why)) if text}
         print(f"{case.name} / {case.against} ({group['peer']})")
         rows = []
         for size, dtype, mode in case.plan(device):

@@ -210,6 +210,12 @@ BFLOAT = "bfloat16 forward"
 MODES = ("float32 forward+backward", BFLOAT, "float32 compiled")
 FULL = (*MODES, "bfloat16 compiled")
 ANGLES = "the peer forms its angles in float32, ours in float64"
+EXACT_ANGLES = "angles in float64, rounded once: right to 1e-7 at position 10^6, where angles in float32 are off by up to 0.03"
+HALF_SPLIT = (
+    "in bfloat16 it computes in float32 and rounds once, where the peer multiplies in bfloat16 with a bfloat16 table; compiled, its table "
+    "is formed at every call (a graph may not keep one), while the peer's is given"
+)
+SCORES = "the scores exist as a tensor, to which each encoding adds its term; the fused kernel never stores them"
 LINEAR = "another function for the same job: linear attention against softmax attention"
 
 ROPE = [
@@ -243,6 +249,7 @@ ROPE = [
         targets={"float32 forward": Target(0.8, 0.4), "float32 forward+backward": Target(0.8, 0.4)},
         same=1e-3,
         gpu_sizes=ROPE_GPU,
+        why=HALF_SPLIT,
     ),
     Case(
         "attention.rope.RotaryEmbedding",
@@ -306,6 +313,7 @@ ROPE = [
         tuple({"n": n, "d": 64} for n in (256, 1024, 4096)),
         same={"float32": 2e-3},
         gpu_sizes=({"n": 131072, "d": 128},),
+        why=EXACT_ANGLES,
     ),
     Case(
         "attention.rope.rope_frequencies",
@@ -320,6 +328,7 @@ ROPE = [
         "view, transpose, reshape without a check",
         _permute,
         tuple({"H": 8, "d": 64, "D": D} for D in (128, 512, 2048)),
+        why="counts heads and features first, and leaves features in place that are not rotated",
     ),
     *(
         Case(
@@ -622,6 +631,7 @@ POSITION_ENCODINGS = [
         ATTENTION_SIZES,
         also=MODES,
         gpu_sizes=ATTENTION_GPU,
+        why=SCORES,
     ),
     Case(
         MODULE + "PositionAttention",
@@ -632,6 +642,7 @@ POSITION_ENCODINGS = [
         "between the same projections",
         also=MODES[:1],
         gpu_sizes=ATTENTION_GPU,
+        why=SCORES,
     ),
     *(
         Case(
@@ -657,6 +668,7 @@ POSITION_ENCODINGS = [
         also=MODES[:1],
         same=1e-3,
         gpu_sizes=ATTENTION_GPU,
+        why=SCORES,
     ),
     Case(
         MODULE + "T5Attention",
@@ -675,6 +687,7 @@ POSITION_ENCODINGS = [
         tuple({"n": n} for n in (64, 256, 1024)),
         same="the peer's float32 logarithm may put a border distance into the next bucket",
         gpu_sizes=({"n": 4096},),
+        why="all in integers, exact at the borders between buckets",
     ),
     Case(
         MODULE + "TransformerXLAttention",
@@ -685,6 +698,7 @@ POSITION_ENCODINGS = [
         also=MODES[:2],
         same=1e-4,
         gpu_sizes=ATTENTION_GPU,
+        why="forms its sinusoid and projects it, which the peer is given",
     ),
     Case(
         MODULE + "ShawAttention",
@@ -731,6 +745,7 @@ POSITION_ENCODINGS = [
         tuple({"n": n, "D": 256} for n in (64, 256, 1024)),
         same=1e-3,
         gpu_sizes=({"n": 65536, "D": 1024},),
+        why=EXACT_ANGLES,
     ),
     Case(
         MODULE + "SinusoidalPositions",
@@ -740,6 +755,7 @@ POSITION_ENCODINGS = [
         INPUT_SIZES,
         same="the peer puts all sines before all cosines and scales them by a trained number",
         gpu_sizes=INPUT_GPU,
+        why=EXACT_ANGLES,
     ),
     Case(
         MODULE + "ConvPositions",

@@ -83,7 +83,8 @@ class Case:
 
     Forward in the first of ``dtypes`` is measured at every size; ``also`` names further measurements at the middle size, such as
     "bfloat16 forward". ``targets`` hold for "dtype mode", or for one size alone as in "float32 forward n256". ``same`` is the
-    largest relative difference of the results, or a sentence that says why they differ; it may depend on the dtype.
+    largest relative difference of the results, or a sentence that says why they differ; it may depend on the dtype. ``why`` says
+    what a function that is slower than its peer gives for it.
     """
 
     function: str
@@ -97,6 +98,7 @@ class Case:
     same: float | str | Mapping[str, float | str] = 1e-5
     gpu_sizes: Sequence[Size] = ()
     dtype: str = "float32"
+    why: str = ""
 
     @property
     def name(self) -> str:

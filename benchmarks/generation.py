@@ -256,6 +256,7 @@ EXPOSURE_BIAS = [
         CHAIN,
         also=(TRAINING,),
         gpu_sizes=CHAIN_GPU,
+        why="looks at every label first: one out of range is refused by name",
     ),
     Case(
         MODULE + "beam_search",
@@ -298,6 +299,7 @@ EXPOSURE_BIAS = [
         _penalty,
         tuple({"B": B, "D": 256} for B in (16, 128, 1024)),
         gpu_sizes=tuple({"B": B, "D": 1024} for B in (1024, 4096, 16384)),
+        why="refuses by name a loss that does not depend on the input",
     ),
 ]
 
@@ -429,8 +431,18 @@ REPETITION = [
         targets={"float64 forward n1000": Target(1.2, 1.1)},
         dtype="float64",
         same=1e-9,
+        why="forms the matrices, checks the probabilities, drops words that cannot repeat and proves that the series converges",
     ),
-    Case(MODULE + "repetition_gradient", "numpy", "np.linalg.inv", _rate_gradient, MATRICES, dtype="float64", same=1e-9),
+    Case(
+        MODULE + "repetition_gradient",
+        "numpy",
+        "np.linalg.inv",
+        _rate_gradient,
+        MATRICES,
+        dtype="float64",
+        same=1e-9,
+        why="checks the probabilities and proves that the series converges",
+    ),
     Case(
         MODULE + "repetition_by_length",
         "numpy",
@@ -457,6 +469,7 @@ REPETITION = [
             lambda s, function=function, warper=warper, value=value: _warped(s, function, warper, value),
             ROWS,
             same=1e-4,
+            why="float64 inside, distributions checked and rescaled exactly, absent words stay absent",
         )
         for function, warper, value in (
             (apply_temperature, "TemperatureLogitsWarper", 0.7),

@@ -68,7 +68,7 @@ def sinusoidal(positions: Tensor, dim: int, base: float = 10000.0, *, dtype: tor
     _check.real("positions", positions)
     _check.floating_dtype("dtype", dtype)
     angles = positions.to(torch.float64)[..., None] * rope_frequencies(dim, base, device=positions.device)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(dtype)
+    return torch.stack([angles.sin().to(dtype), angles.cos().to(dtype)], dim=-1).flatten(-2)
 
 
 def hierarchical(table: Tensor, length: int, alpha: float = 0.4) -> Tensor:
@@ -320,14 +320,14 @@ class ConvPositions(nn.Module):
         if n == 0:
             return x.clone()
         left = self.kernel_size - 1 if self.is_causal else self.kernel_size // 2
-        right = self.kernel_size - 1 - left
-        if self.padding_mode == "zeros":
-            padded = F.pad(x, (0, 0, left, right))
-        else:
+        rows, padding = x, left
+        if self.padding_mode == "circular":
             # F.pad refuses a circular pad longer than the sequence; indices modulo n go round as often as needed.
-            padded = x[..., torch.arange(-left, n + right, device=x.device) % n, :]
-        rows = padded.reshape(math.prod(x.shape[:-2]), n + self.kernel_size - 1, self.dim)
-        mixed: Tensor = F.conv1d(rows.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=self.dim)
+            rows, padding = x[..., torch.arange(-left, n + left, device=x.device) % n, :], 0
+        rows = rows.reshape(math.prod(x.shape[:-2]), rows.shape[-2], self.dim)
+        mixed: Tensor = F.conv1d(rows.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=self.dim, padding=padding)
+        # A causal kernel ran on into the zeros behind the end.
+        mixed = mixed[..., :n]
         return x + mixed.mT.reshape(x.shape)
 
     def extra_repr(self) -> str:
@@ -458,9 +458,12 @@ def _distances(n: int, m: int, q_offset: int, device: torch.device) -> Tensor:
     return torch.arange(first, first + n, device=device)[:, None] - torch.arange(m, device=device)
 
 
-def _pick(scores: Tensor, index: Tensor) -> Tensor:
-    """``out[..., i, j] = scores[..., i, index[i, j]]``: a gather, so that no (n, m, d) tensor is ever built."""
-    return scores.gather(-1, index.expand(*scores.shape[:-2], *index.shape))
+def _pick(scores: Tensor, index: Tensor, dim: int = -1) -> Tensor:
+    """``out[..., i, j] = scores[..., i, index[i, j]]``, or ``scores[..., index[i, j], j]`` for ``dim=-2``.
+
+    A gather, so that no (n, m, d) tensor is ever built.
+    """
+    return scores.gather(dim, index.expand(*scores.shape[:-2], *index.shape))
 
 
 class ShawAttention(PositionAttention):
@@ -768,8 +771,8 @@ class DebertaAttention(PositionAttention):
             for proj in (self.key_proj, self.query_proj)
         )
         content_position = _pick(self._scaled(q) @ position_keys, self._row(distances))
-        position_content = _pick(self._scaled(k) @ position_queries, self._row(-distances.mT))
-        return content + content_position + position_content.mT
+        position_content = _pick(position_queries.mT @ self._scaled(k).mT, self._row(-distances), dim=-2)
+        return content + content_position + position_content
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_distance={self.max_distance}"
