@@ -1,5 +1,5 @@
 """The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf``, ``links``,
-``mutate``, ``digits``, ``surroundings`` and ``lock``."""
+``mutate``, ``digits`` and ``surroundings``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,6 @@ STAGE = ROOT / "_build" / "stage"
 SITE = ROOT / "_build" / "html"
 NEEDED = 100  # MB of disk: twice the stage and the site of five chapters
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-LOCK_HEADER = (
-    '# The tested set: every package of the book at an exact version, on every platform; made by "make lock".',
-    "# Left out: the CUDA packages of torch on Linux, which torch itself pins exactly and the CPU build does not want.",
-)
 
 
 def execute(names: list[str], jobs: int) -> int:
@@ -201,14 +197,6 @@ def links() -> int:
     return int(bool(broken))
 
 
-def lock() -> int:
-    """Take torch's CUDA packages out of a fresh lock: torch pins them itself, and the CPU build does not want them."""
-    path = ROOT / "requirements.txt"
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"nvidia-|triton==|cuda-|#", line)]
-    path.write_text("\n".join([*LOCK_HEADER, *lines]) + "\n", encoding="utf-8")
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m book_tools", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -221,13 +209,12 @@ def main() -> int:
     commands.add_parser("mutate", help="try wrong equations and wrong code")
     commands.add_parser("digits", help="judge the printed digits")
     commands.add_parser("surroundings", help="build and execute in hostile surroundings")
-    commands.add_parser("lock", help="finish a fresh requirements.txt")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # "kill" and "timeout" are answered like Ctrl-C
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
-        others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "lock": lock}
+        others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links}
         others |= {"digits": digits.run, "mutate": lambda: mutation.run(os.cpu_count() or 1), "surroundings": surroundings.run}
         return others[arguments.command]()
     except KeyboardInterrupt:

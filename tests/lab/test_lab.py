@@ -9,15 +9,14 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from book_tools.chapter import ROOT
+from book_tools.versions import pinned
 from kexue.lab import digits, fit, image_grid, mean_se, paired, prose, stack, use_style, verdict
 
 CORPUS = "9ee015f3374fdaf20e3613d5e59de547"  # of the versions in requirements.txt, on every Python
 
 
 def locked(*packages):
-    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    return all(f"\n{p}=={importlib.metadata.version(p).split('+')[0]}\n" in lock for p in packages)
+    return all(pinned(p) == importlib.metadata.version(p).split("+")[0] for p in packages)
 
 
 def test_digits_are_all_there_and_no_longer_ordered_by_writer():
