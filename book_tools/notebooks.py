@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -120,9 +121,10 @@ def execute(path: Path, timeout: int = 600) -> None:
     from nbclient import NotebookClient
     from traitlets.config import Config
 
+    if not os.access(path.parent, os.W_OK):  # told now, and not after the run
+        raise PermissionError(errno.EACCES, "the folder cannot be written", str(path.parent))
     mpl.get_cachedir()  # where it cannot be written, this puts another into the environment, or the chapter would print a warning
     notebook = nbformat.read(path, as_version=4)
-    tempfile.TemporaryFile(dir=path.parent).close()  # a folder that cannot be written is told now and not after the run
     with tempfile.TemporaryDirectory(dir=_short_folder()) as private:
         connection = {"connection_file": str(Path(private) / "kernel.json")}  # not in the home folder, which may be closed
         if os.name != "nt":

@@ -304,7 +304,7 @@ def tried(world: World, only: Sequence[str] = ()) -> Iterator[Entry]:
             outcome, message = "not tried", str(why)
         except Wrong as why:
             outcome, message = "FAILED", str(why)
-        print(f"{name}: {outcome}; {message} ({time.monotonic() - start:.0f} s)", flush=True)
+        print(f"{name}: {outcome}{message and '; '}{message} ({time.monotonic() - start:.0f} s)", flush=True)
         yield Entry(name, done, outcome, message)
 
 
