@@ -123,7 +123,7 @@ def table(case: Json) -> list[str]:
 
 def trust_markdown(chapters: list[Chapter]) -> str:
     """What was tried to make the book and the package fail, and what came of it."""
-    sections = (mutation_lines, abuse_lines, digits_lines, surroundings_lines, cost_lines)
+    sections = (mutation_lines, abuse_lines, properties_lines, digits_lines, versions_lines, surroundings_lines, cost_lines)
     return "\n".join(line for section in sections for line in section())
 
 
@@ -179,6 +179,19 @@ def abuse_lines() -> list[str]:
     ]
 
 
+def properties_lines() -> list[str]:
+    found = stored(TRUST / "properties.json")
+    if not found:
+        return []
+    return [
+        "## Properties",
+        "",
+        f"*{found['date']}.* {found['tests']} tests state a property instead of a value (what must not change, be bounded, or add up) and "
+        f"draw their examples: 50 each with every change, and **{found['examples']:,} examples** in this run. None was a counterexample.",
+        "",
+    ]
+
+
 def digits_lines() -> list[str]:
     found = stored(TRUST / "digits.json")
     if not found:
@@ -200,6 +213,24 @@ def digits_lines() -> list[str]:
             row = [chapter[key] for key in ("numbers", "most digits", "fewest further digits")]
             row += [len(chapter.get(key, [])) for key in ("ratios at an edge", "doubtful")]
             lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
+    return [*lines, ""]
+
+
+def versions_lines() -> list[str]:
+    found = stored(TRUST / "versions.json")
+    if not found:
+        return []
+    lines = [
+        "## Other versions",
+        "",
+        f"*{found['date']}.* The unit tests on every Python that is promised and with the oldest versions of NumPy, SciPy, PyTorch, "
+        "Matplotlib and scikit-learn that the metadata admits; the chapters character by character, on the locked versions.",
+        "",
+        "| Python | PyTorch | NumPy | SciPy | What | Passed | Failed | Skipped |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    keys = ("python", "torch", "numpy", "scipy", "what", "passed", "failed", "skipped")
+    lines += [f"| {' | '.join(str(each[key]) for key in keys)} |" for each in found["entries"]]
     return [*lines, ""]
 
 

@@ -85,3 +85,19 @@ def test_trust_lists_counts_and_survivors(results):
     assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text
     assert "**2 public names × 3,000 calls**" in text
     assert "| {doc}`/chapters/attention/rope` | 20 | 4 | 3 | 2 | 1 |" in text
+
+
+def test_trust_lists_versions_and_properties(results):
+    entry = {
+        "date": "2026-01-05",
+        "python": "3.11.7",
+        "torch": "2.6.0",
+        "numpy": "2.0.0",
+        "scipy": "1.13.0",
+        "what": "unit tests",
+    }
+    results("versions.json", {"date": "2026-01-05", "entries": [entry | {"passed": 9, "failed": 0, "skipped": 1}]})
+    results("properties.json", {"date": "2026-01-06", "tests": 3, "examples": 30000})
+    text = evidence.trust_markdown([])
+    assert "| 3.11.7 | 2.6.0 | 2.0.0 | 1.13.0 | unit tests | 9 | 0 | 1 |" in text
+    assert "3 tests state a property" in text and "**30,000 examples**" in text
