@@ -26,6 +26,18 @@ from book_tools.chapter import ROOT, Chapter, contents
 
 LAUNCH = ROOT / "_build" / "launch"  # the chapters for the branch that Colab reads
 MATHJAX_FILES = ("tex-chtml-full.js", "ui/safe.js", "output/chtml/fonts/woff-v2/*.woff")
+# Whose files stand in _static, and what these files hold in turn.
+SHIPPED = (
+    *("Sphinx", "myst-nb", "pydata-sphinx-theme", "sphinx-book-theme", "sphinx-copybutton", "sphinx-design"),
+    *("sphinx-exercise", "sphinx-proof", "sphinx-togglebutton"),
+)
+INSIDE = {
+    "MIT.txt": (
+        "Bootstrap (scripts/bootstrap.js, styles): Copyright 2011-2024 The Bootstrap Authors, https://getbootstrap.com",
+        "clipboard.js (clipboard.min.js): Copyright Zeno Rocha, https://clipboardjs.com",
+    ),
+    "OFL-1.1.txt": ("Font Awesome Free (vendor/fontawesome): Copyright Fonticons, Inc., https://fontawesome.com",),
+}
 ABOUT = "Posts of Su Jianlin's blog Scientific Spaces retold in English, with every equation executed."
 
 
@@ -140,6 +152,25 @@ def ship_mathjax(app: Sphinx, exception: Exception | None) -> None:
     shutil.copyfile(ROOT / "LICENSES" / "Apache-2.0.txt", target / "LICENSE")
 
 
+def ship_licences(app: Sphinx, exception: Exception | None) -> None:
+    """The licences of everything in the site that others made, in one file."""
+    if exception is not None or app.builder.format != "html":
+        return
+    parts = ["Parts of this site made by others, and their licences.\n\nMathJax: mathjax/LICENSE"]
+    parts.append(
+        "Icons drawn by icons.css: Font Awesome Free, Fonticons, Inc., CC BY 4.0, https://creativecommons.org/licenses/by/4.0/"
+    )
+    for licence, owners in INSIDE.items():
+        parts += ["\n".join(owners), (ROOT / "LICENSES" / licence).read_text(encoding="utf-8")]
+    for name in SHIPPED:
+        texts = [file for file in distribution(name).files or [] if file.stem == "LICENSE" and ".dist-info" in str(file)]
+        if not texts:
+            raise ExtensionError(f"{name} brings no licence")
+        parts += [name, *(Path(str(file.locate())).read_text(encoding="utf-8") for file in texts)]
+    rule = f"\n\n{'-' * 80}\n\n"
+    (Path(app.outdir) / "_static" / "licences.txt").write_text(rule.join(part.strip() for part in parts) + "\n", encoding="utf-8")
+
+
 def ship_icons(app: Sphinx, exception: Exception | None) -> None:
     """The two dozen icons that the pages show, as masks in a small style sheet, instead of the theme's script with two thousand."""
     if exception is not None or app.builder.format != "html":
@@ -199,5 +230,5 @@ def setup(app: Sphinx) -> None:
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("html-page-context", add_meta)
     app.connect("html-page-context", name_roles)
-    for ship in (drop_stale, ship_mathjax, ship_icons, ship_launchable, ship_sitemap):
+    for ship in (drop_stale, ship_mathjax, ship_licences, ship_icons, ship_launchable, ship_sitemap):
         app.connect("build-finished", ship)

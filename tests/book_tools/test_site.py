@@ -2,13 +2,15 @@
 
 import re
 from html.parser import HTMLParser
+from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
 
 from book_tools.__main__ import SITE
-from book_tools.chapter import Chapter, contents
+from book_tools.chapter import ROOT, Chapter, contents
+from book_tools.site import SHIPPED
 
 pytestmark = pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the book is not built: run make book")
 
@@ -103,6 +105,18 @@ def test_chapters_and_reference_link_to_each_other(site):
         module = f"kexue.{name.replace('/', '.')}"
         assert any(f"{module}.html" in link for link in site[SITE / "chapters" / f"{name}.html"].links)
         assert any(link.endswith(f"chapters/{name}.html") for link in site[SITE / "pages" / "reference" / f"{module}.html"].links)
+
+
+def test_every_part_that_others_made_comes_with_its_licence():
+    licences = (SITE / "_static" / "licences.txt").read_text(encoding="utf-8")
+    assert all(f"\n{name}\n" in licences for name in SHIPPED)
+    assert licences.count("Permission is hereby granted, free of charge") >= 5 and "SIL OPEN FONT LICENSE" in licences
+    covered = [file.name for name in SHIPPED for file in distribution(name).files]
+    covered += [path.name for path in (ROOT / "book_tools" / "assets").iterdir()] + ["icons.css", "pygments.css", "licences.txt"]
+    for path in (SITE / "_static").rglob("*"):
+        if path.is_file() and "mathjax" not in path.parts:
+            source = re.sub(r"\.[0-9a-f]{64}", "", path.name)
+            assert any(name.startswith(source) for name in covered), f"{path.name}: whose is it? (SHIPPED in book_tools/site.py)"
 
 
 def test_formulas_are_set_by_a_local_mathjax_that_brings_its_licence():
