@@ -765,6 +765,7 @@ POSITION_ENCODINGS = [
         INPUT_SIZES,
         also=MODES[:1],
         gpu_sizes=INPUT_GPU,
+        why="looks at shapes and devices first; the convolution is the same call",
     ),
 ]
 

@@ -19,7 +19,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from book_tools import notebooks, site
+from book_tools import evidence, notebooks, site
 from book_tools.chapter import ROOT, Chapter, book, contents
 from book_tools.form import CHINESE
 
@@ -81,6 +81,7 @@ def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[s
     everything = [(chapter.name, chapter.markdown, chapter.code, chapter.printed) for chapter in chapters]
     terms = (ROOT / f"{GLOSSARY}.md").read_text(encoding="utf-8")
     shown: dict[str, Any] = {docname: everything for docname in env.found_docs if docname in OVERVIEWS}
+    shown |= {"pages/speed": evidence.speed_markdown(chapters), "pages/trust": evidence.trust_markdown(chapters)}
     for docname in env.found_docs:
         if docname.startswith("pages/reference/"):
             shown[docname] = [(chapter.name, chapter.title, chapter.imports) for chapter in chapters]

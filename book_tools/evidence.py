@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from book_tools.chapter import ROOT, Chapter, contents
 SPEED = ROOT / "benchmarks" / "results"
 TRUST = ROOT / "results"
 ROW, LEFT, WIDTH = 20, 330, 700  # of the chart, in pixels
+SLOWER = 1.05  # a ratio above it asks for a reason
+YARDSTICK = "a yardstick"  # how the reason begins where the peer is no rival
 SLOWEST, FASTEST = 8.0, 1 / 64  # ratios at the ends of its axis
 
 Json = dict[str, Any]
@@ -44,27 +47,58 @@ def speed_markdown(chapters: list[Chapter]) -> str:
         if "cases" not in found:
             continue
         cases = [case for case in found["cases"] if measured(case)]
-        rows = [row for case in cases for row in measured(case)]
-        slower = sum(row["ratio"][1] > 1 for row in rows)
-        missed = [(case, row) for case in cases for row in measured(case) if row.get("met") is False]
+        races = [(case, row) for case in cases for row in measured(case) if not case.get("differs", "").startswith(YARDSTICK)]
+        yardsticks = sum(len(measured(case)) for case in cases) - len(races)
+        slower = sum(row["ratio"][1] > 1 for _, row in races)
+        bound = [row for case in cases for row in measured(case) if "met" in row]
         absent = sorted(
-            {case["peer"].split()[0] for case in found["cases"] for row in case["rows"] if row["status"] == "missing"}
+            {case["peer"].split()[0] for case in found["cases"] for row in case["rows"] if row.get("status") == "missing"}
         )
-        lines += [machine_line(found), "", *chart(cases), ""]
         lines += [
-            f"{len(rows)} measurements against {len({case['peer'] for case in cases})} libraries: the package is faster in "
-            f"{len(rows) - slower}, slower in {slower}. {sum('met' in row for row in rows)} of them have a target; "
-            f"{len(missed)} miss it." + (f" Peers that were not installed: {', '.join(absent)}." if absent else ""),
+            f"## {found['machine'].get('accelerator', found['machine']['processor'])}",
+            "",
+            machine_line(found),
+            "",
+            f"{len(races)} measurements against {len({case['peer'] for case, _ in races})} libraries: the package is faster in "
+            f"{len(races) - slower}, slower in {slower}."
+            + (f" {yardsticks} more are yardsticks: what a position costs beside attention without it." * bool(yardsticks))
+            + f" Targets: {len(bound)}, of which missed: {sum(not row['met'] for row in bound)}."
+            + (f" Peers that were not installed: {', '.join(absent)}." if absent else ""),
+            "",
+            *chart(cases),
+            "",
+            *reasons(cases),
+            "### All measurements",
             "",
         ]
-        for case in cases:
-            lines += table(case)
+        for module, group in groupby(cases, module_of):
+            lines += [f"**{module}**", "", *(line for case in group for line in table(case))]
     return "\n".join(lines)
 
 
+def module_of(case: Json) -> str:
+    """``rope`` of ``attention.rope.apply_rotary``."""
+    return str(case["function"].split(".")[1])
+
+
+def name_of(case: Json) -> str:
+    return f"{case['function'].rpartition('.')[2]} {case['variant']}".strip()
+
+
+def reasons(cases: list[Json]) -> list[str]:
+    """What the functions that are somewhere slower than their peer give for it."""
+    rows = []
+    for case in cases:
+        worst = max(row["ratio"][1] for row in measured(case))
+        if case.get("why") and worst > SLOWER:
+            rows.append(f"- **{name_of(case)}** against {case['against']}, at worst {worst:.2g}: {case['why']}.")
+    return ["### What is slower, and what for", "", *rows, ""] if rows else []
+
+
 def chart(cases: list[Json]) -> list[str]:
-    """A row per function and peer; a dot per measurement, filled for forward passes; left of the line the package is faster."""
-    height = ROW * (len(cases) + 2)
+    """A row per function and peer, by module; a dot per measurement, filled for forward passes; left of the line we are faster."""
+    modules = [module_of(case) for case in cases]
+    height = ROW * (len(cases) + len(set(modules)) + 2)
 
     def across(ratio: float) -> float:
         share = (math.log(ratio) - math.log(FASTEST)) / (math.log(SLOWEST) - math.log(FASTEST))
@@ -73,18 +107,23 @@ def chart(cases: list[Json]) -> list[str]:
     label = "Time of the package over time of the peer, by function, on a logarithmic axis; the tables below give the numbers"
     lines = [
         "```{raw} html",
-        f'<div class="map"><svg class="speed" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">',
+        f'<div class="chart"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">',
     ]
     for ratio, text in ((1 / 64, "1/64"), (1 / 16, "1/16"), (1 / 4, "1/4"), (1.0, "as fast"), (4.0, "4 ×")):
         kind = "even" if ratio == 1 else "grid"
         lines.append(f'<path class="{kind}" d="M{across(ratio)} {ROW} V{height - ROW}"/>')
-        lines.append(f'<text class="axis" x="{across(ratio)}" y="{height - 5}">{text}</text>')
-    for place, case in enumerate(cases):
-        y = ROW * (place + 1.5)
-        name = f"{case['function'].rpartition('.')[2]} {case['variant']}".strip() + f" / {case['peer'].split()[0]}"
-        lines.append(f'<text x="0" y="{y + 4}">{html.escape(shortened(name))}</text>')
+        lines += [f'<text class="axis" x="{across(ratio)}" y="{y}">{text}</text>' for y in (ROW - 6, height - 5)]
+    y, module = 0.5 * ROW, ""
+    for case in cases:
+        if module_of(case) != module:
+            module, y = module_of(case), y + ROW
+            lines.append(f'<text class="module" x="0" y="{y + 4}">{module}</text>')
+        y += ROW
+        name = shortened(f"{name_of(case)} / {case['peer'].split()[0]}")
+        lines.append(f'<text x="0" y="{y + 4}">{html.escape(name)}</text>')
         for row in measured(case):
             kind = "forward" if row["mode"] == "forward" else "other"
+            kind += " yardstick" * case.get("differs", "").startswith(YARDSTICK)
             told = html.escape(f"{row['size']}, {row['dtype']}, {row['mode']}: {row['ratio'][1]:.2g}")
             lines.append(f'<circle class="{kind}" cx="{across(row["ratio"][1])}" cy="{y}" r="4"><title>{told}</title></circle>')
     return [*lines, "</svg></div>", "```"]
@@ -96,13 +135,14 @@ def shortened(text: str, most: int = 48) -> str:
 
 def table(case: Json) -> list[str]:
     """The measurements of one function against one peer, folded."""
-    name = case["function"]
-    title = f"{name.rpartition('.')[2]} {case['variant']}".strip() + f" against {case['against']} ({case['peer']})"
-    lines = [f":::{{dropdown}} {title}", f"{{py:obj}}`kexue.{name}`" if name.count(".") == 2 else ""]
-    lines += [f"Not the same function: {case['differs']}."] if case.get("differs") else []
+    function = case["function"]
+    lines = [f":::{{dropdown}} {name_of(case)} against {case['against']} ({case['peer']})"]
+    lines += [f"{{py:obj}}`kexue.{function}`", ""] if function.count(".") == 2 else []
+    lines += [f"Not the same function: {case['differs']}.", ""] if case.get("differs") else []
+    lines += [f"Where it is slower: {case['why']}.", ""] if case.get("why") else []
     if "exponent" in case:
         peer = f", the peer's like the power {case['peer_exponent']:g}" if "peer_exponent" in case else ""
-        lines += ["", f"Time grows like the power {case['exponent']:g} of the size{peer}."]
+        lines += [f"Time grows like the power {case['exponent']:g} of the size{peer}."]
     lines += [
         "",
         "| Size | What | Time ÷ peer's (quartiles) | Memory ÷ peer's | × machine limit | Target |",

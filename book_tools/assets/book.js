@@ -11,6 +11,7 @@
     ".pst-scrollable-table-container, table": "Table",
     "figure, .cell_output > .output": "Figure",
     pre: "Code",
+    "div.chart": "Chart",
   };
   const nameOf = (box) => Object.entries(SCROLLERS).find(([selector]) => box.matches(selector))[1];
 

@@ -8,9 +8,9 @@ from book_tools import evidence
 
 ROWS = [
     {"size": "n64", "dtype": "float32", "mode": "forward", "ratio": [0.1, 0.25, 0.5], "memory_ratio": 0.5, "floor_ratio": 3.0}
-    | {"target": {"must": 0.7}, "met": True, "status": "ok"},
+    | {"target": {"must": 0.7}, "met": True},
     {"size": "n64", "dtype": "bfloat16", "mode": "forward+backward", "ratio": [1.5, 2.0, 2.5], "memory_ratio": None}
-    | {"floor_ratio": None, "target": {"must": 1.0}, "met": False, "status": "ok"},
+    | {"floor_ratio": None, "target": {"must": 1.0}, "met": False},
     {"size": "n128", "dtype": "float32", "mode": "forward", "status": "failed", "reason": "no compiler"},
 ]
 CPU = {
@@ -19,7 +19,7 @@ CPU = {
     "versions": {"python": "3.11", "peer": None},
     "cases": [
         {"function": "attention.rope.apply_rotary", "variant": "", "peer": "peer 1.0", "against": "rotate<q>", "exponent": 1.1}
-        | {"rows": ROWS},
+        | {"why": "rounds once", "rows": ROWS},
         {"function": "generation.repetition.top_k", "variant": "", "peer": "other (missing)", "against": "warp"}
         | {"rows": [{"size": "n1", "dtype": "float64", "mode": "forward", "status": "missing", "reason": "not installed"}]},
     ],
@@ -57,15 +57,30 @@ def test_speed_shows_every_measurement_and_every_miss(results):
     results("cpu.json", CPU)
     text = evidence.speed_markdown([])
     assert "Measured on 2026-01-02 on an Abacus (2 cores, 1 thread), load 0.5" in text
-    assert (
-        "2 measurements against 1 libraries: the package is faster in 1, slower in 1. 2 of them have a target; 1 miss it." in text
-    )
+    assert "2 measurements against 1 libraries: the package is faster in 1, slower in 1. Targets: 2, of which missed: 1." in text
     assert "Peers that were not installed: other." in text
     assert "| n64 | float32, forward | 0.25 (0.1–0.5) | 0.5 | 3 | must 0.7 met |" in text
     assert "| n64 | bfloat16, forward+backward | 2 (1.5–2.5) |  |  | must 1.0 **missed** |" in text
     assert "| n128 | float32, forward | failed: no compiler |" in text
     assert text.count("<circle") == 2
     assert "Time grows like the power 1.1 of the size." in text
+    assert "**rope**\n\n:::{dropdown} apply_rotary against rotate<q> (peer 1.0)" in text
+    assert "- **apply_rotary** against rotate<q>, at worst 2: rounds once." in text
+
+
+def test_a_yardstick_is_no_race_and_explains_nothing(results):
+    cases = [CPU["cases"][0] | {"differs": "a yardstick: what it adds", "why": ""}, CPU["cases"][0]]
+    results("cpu.json", CPU | {"cases": cases})
+    text = evidence.speed_markdown([])
+    assert "2 measurements against 1 libraries: the package is faster in 1, slower in 1. 2 more are yardsticks" in text
+    assert text.count("- **apply_rotary** against") == 1
+
+
+def test_what_is_slower_than_its_peer_says_what_for():
+    found = evidence.stored(evidence.SPEED / "cpu.json")
+    for case in found["cases"]:
+        worst = max((row["ratio"][1] for row in evidence.measured(case)), default=0)
+        assert worst <= evidence.SLOWER or case.get("why") or case.get("differs"), (case["function"], case["against"], worst)
 
 
 def test_slower_stands_to_the_right(results):
