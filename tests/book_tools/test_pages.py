@@ -183,6 +183,15 @@ def test_chinese_words_of_two_characters_are_searched():
     assert {"遗忘", "重要", "forgetting"} <= set(words)
 
 
+def test_pages_of_measurements_are_read_again_when_the_results_change(monkeypatch):
+    env = type("Env", (), {"found_docs": {"pages/speed", "pages/trust"}})()
+    monkeypatch.setattr(enrich, "book", list)
+    enrich.outdated(None, env, set(), set(), set())
+    assert enrich.outdated(None, env, set(), set(), set()) == []
+    monkeypatch.setattr(enrich.evidence, "speed_markdown", lambda chapters: "faster")
+    assert enrich.outdated(None, env, set(), set(), set()) == ["pages/speed"]
+
+
 def test_pages_are_read_again_when_what_they_show_of_others_changes(monkeypatch):
     env = type("Env", (), {"found_docs": {"index", "pages/ledger", "pages/bibliography", "chapters/attention/third"}})()
 
