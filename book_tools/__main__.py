@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -37,18 +38,17 @@ def execute(names: list[str], jobs: int) -> int:
     if missing:
         print(f"no such chapter: {', '.join(missing)}; the book has: {', '.join(contents())}", file=sys.stderr)
         return 2
-    with ProcessPoolExecutor(max_workers=min(jobs, len(names)), initializer=_obey_parent) as pool:
+    with (
+        tempfile.TemporaryDirectory(dir=notebooks.short_folder(), ignore_cleanup_errors=True) as folder,
+        ProcessPoolExecutor(min(jobs, len(names)), initializer=_obey_parent, initargs=(folder,)) as pool,
+    ):
         running = {pool.submit(_timed, name): name for name in names}
         try:
-            failed = [
-                _told(future, running[future], f"[{done}/{len(names)}]") for done, future in enumerate(as_completed(running), 1)
-            ]
+            ends = enumerate(as_completed(running), 1)
+            failed = [_told(future, running[future], f"[{done}/{len(names)}]") for done, future in ends]
         except KeyboardInterrupt:
-            workers = multiprocessing.active_children()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.join(2)  # Ctrl-C has reached them too, "kill" has not
-                worker.terminate()
+            for worker in multiprocessing.active_children():
+                worker.kill()  # it has nothing to tidy up, and its kernel follows it
             raise
     return int(any(failed))
 
@@ -56,23 +56,21 @@ def execute(names: list[str], jobs: int) -> int:
 def _told(future: Future[float], name: str, place: str) -> bool:
     """Print how a chapter ended; True if it failed."""
     error = future.exception()
-    if isinstance(error, KeyboardInterrupt):
-        raise error
     print(f"{place} {name}: " + (f"FAILED\n{_plain(error)}" if error else f"{future.result():.0f} s"), flush=True)
     return error is not None
 
 
-def _obey_parent() -> None:
-    """In a worker: Ctrl-C is the parent's business, and if the parent is killed, the worker and its kernel end too."""
+def _obey_parent(folder: str) -> None:
+    """In a worker: temporary files in ``folder``, no Ctrl-C from the terminal, and an end when the parent is killed."""
+    tempfile.tempdir = folder
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
         wait([parent.sentinel] if parent else [])
-        os.kill(os.getpid(), signal.SIGTERM)  # while a chapter runs, this closes its kernel
-        time.sleep(3)
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -92,10 +90,7 @@ def _os_error(error: OSError) -> str:
 
 def _timed(name: str) -> float:
     start = time.perf_counter()
-    try:
-        notebooks.execute(Chapter.path_of(name))
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nbclient leaves the default behind
+    notebooks.execute(Chapter.path_of(name))
     return time.perf_counter() - start
 
 

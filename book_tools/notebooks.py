@@ -125,7 +125,7 @@ def execute(path: Path, timeout: int = 600) -> None:
         raise PermissionError(errno.EACCES, "the folder cannot be written", str(path.parent))
     mpl.get_cachedir()  # where it cannot be written, this puts another into the environment, or the chapter would print a warning
     notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory(dir=_short_folder()) as private:
+    with tempfile.TemporaryDirectory(dir=short_folder()) as private:
         connection = {"connection_file": str(Path(private) / "kernel.json")}  # not in the home folder, which may be closed
         if os.name != "nt":
             connection |= {"transport": "ipc", "ip": str(Path(private) / "kernel")}
@@ -135,6 +135,6 @@ def execute(path: Path, timeout: int = 600) -> None:
     write(path, json.loads(nbformat.writes(notebook)))
 
 
-def _short_folder() -> str | None:
+def short_folder() -> str | None:
     """Another folder for temporary files where the usual one is so deep that no socket fits into it (104 characters at most)."""
     return "/tmp" if os.name != "nt" and len(os.fsencode(tempfile.gettempdir())) > 70 else None
