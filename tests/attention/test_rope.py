@@ -280,6 +280,7 @@ def test_rotation_has_gradients_in_everything(interleaved):
     assert gradcheck(function, inputs) and gradgradcheck(function, inputs)
 
 
+@pytest.mark.filterwarnings("ignore:Please use `torch.vmap`:FutureWarning")  # by gradcheck itself, in torch 2.6
 @pytest.mark.filterwarnings("ignore:.torch.jit.script.:DeprecationWarning")  # PyTorch's own derivatives of derivatives
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_rotation_differentiates_in_every_mode(interleaved):
