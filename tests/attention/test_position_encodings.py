@@ -424,6 +424,38 @@ def test_a_causal_convolution_of_a_prefix_is_a_prefix(n: int, kernel: int, cut: 
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_queries_begin_at_the_first_position_unless_told_otherwise(name: str) -> None:
+    q, k, v = heads(4, 4)
+    module = build(name)
+    assert torch.equal(module.logits(q, k), module.logits(q, k, 0))
+    weights = module.logits(q, k).softmax(-1)
+    assert torch.equal(module.mix(weights, v), module.mix(weights, v, 0))
+    assert torch.equal(module(q, k, v), module(q, k, v, q_offset=0))
+
+
+def test_fresh_parameters_have_the_scale_of_their_docstring() -> None:
+    torch.manual_seed(0)
+    tables = [ShawAttention(64, 50).key_table, DebertaAttention(4, 16, 50).embedding, LearnedPositions(100, 64).weight]
+    for table in tables:
+        assert table.std().item() == pytest.approx(0.02, rel=0.05)
+    conv = ConvPositions(2000, 4, is_causal=True)
+    for parameter in (conv.weight, conv.bias):
+        assert 0.48 < parameter.max().item() <= 0.5 and -0.5 <= parameter.min().item() < -0.48
+
+
+def test_the_buckets_of_t5_are_those_of_the_paper_by_default() -> None:
+    module, distances = T5Attention(2), torch.arange(-200, 201)
+    assert module.weight.shape == (32, 2)
+    expected = t5_bucket(distances, bidirectional=True, num_buckets=32, max_distance=128)
+    assert torch.equal(t5_bucket(distances), expected) and (module.max_distance, module.bidirectional) == (128, True)
+
+
+def test_tables_without_rows_are_empty() -> None:
+    assert SinusoidalPositions(4).table(0).shape == (0, 4)
+    assert hierarchical(torch.zeros(0, 3), 0).shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(("n", "m", "offset", "seed"), [(5, 5, 0, 0), (1, 8, 7, 1), (3, 9, 2, 2), (7, 2, 0, 3)])
 def test_logits_and_output_are_the_formula_of_the_paper(name: str, n: int, m: int, offset: int, seed: int) -> None:
     module = build(name, seed + 1)

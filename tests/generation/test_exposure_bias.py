@@ -899,6 +899,7 @@ def test_bad_beams_are_refused_by_name(name: str, arguments: tuple[Any, ...], eo
         ("sequence_rate", Y, {"sequence_rate": True}, TypeError),
         ("token_rate", Y, {"token_rate": math.nan}, ValueError),
         ("token_rate", Y, {"token_rate": 30}, ValueError),
+        ("token_rate", Y, {"token_rate": 1.5}, ValueError),
         ("token_rate", Y, {"token_rate": "0.3"}, TypeError),
         ("mask", Y, {"mask": Y}, TypeError),
         ("mask", Y, {"mask": [[True]]}, TypeError),

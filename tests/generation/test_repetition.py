@@ -185,6 +185,34 @@ def test_a_leak_below_the_limit_counts_as_a_sure_loop(leak, finite):
         assert rate == pytest.approx(1 / (2 * leak), rel=1e-4)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 7), st.sampled_from([0.15, 0.3, 0.5]))
+def test_words_are_dropped_exactly_if_no_repeat_passes_through_them(seed, n, density):
+    P = words(seed, n, density=density)
+    reach = np.linalg.matrix_power(np.eye(n) + (P > 0), n) > 0
+    looping = [reach[i] @ (P[:, i] > 0) for i in range(n)]  # a successor of i leads back to i
+    kept = [
+        any(reach[j, i] and looping[j] for j in range(n)) and any(reach[i, j] and looping[j] for j in range(n)) for i in range(n)
+    ]
+    np.testing.assert_array_equal(repetition._recurrent_part(P), P[np.ix_(kept, kept)])
+
+
+def test_ordinary_matrices_need_no_eigenvalues(monkeypatch):
+    monkeypatch.setattr(repetition.np.linalg, "eigvals", None)
+    for seed in range(5):
+        P = words(seed, 30)
+        assert 0 < repetition_rate(P) < math.inf
+        assert repetition_gradient(P).min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("A", "x"),
+    [(np.diag([2.0, 0.1]), [-1.0, 1.0]), ([[2.0]], [0.5]), ([[1.0]], [1.0]), ([[1.0 - 1e-13]], [1.0]), ([[1.5]], [math.nan])],
+)
+def test_no_witness_proves_what_is_false(A, x):
+    assert not repetition._radius_below_limit(np.array(A), np.array(x))
+    assert repetition._radius_below_limit(np.array(A) / 3, np.array(x))
+
+
 def test_chained_slow_loops_are_judged_by_their_radius_not_by_the_time_they_take():
     # The text needs 4e12 steps on average, yet the spectral radius 1 - 2e-12 is below the limit.
     n, leak = 8, 2e-12
