@@ -45,6 +45,18 @@ class Ended(NamedTuple):
     text: str
 
 
+started: list[subprocess.Popen[bytes]] = []
+
+
+def kill_started() -> None:
+    """End what still runs: after a command that hangs, and when the trials themselves are interrupted."""
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    started.clear()
+
+
 def expect(holds: bool, otherwise: str) -> None:
     if not holds:
         raise Wrong(otherwise)
@@ -83,7 +95,9 @@ class Book:
         environment = {name: value for name, value in merged.items() if value is not None}
         command = [*prefix, sys.executable, "-m", *arguments]
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True)
+        started.append(process)
+        return process
 
     def call(self, arguments: Sequence[str], prefix: Sequence[str] = (), **changes: str | None) -> Ended:
         self.log.write_bytes(b"")
@@ -94,7 +108,6 @@ class Book:
         try:
             code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             raise Wrong(f"not ended after {PATIENCE} s") from None
         return Ended(code, self.log.read_text(encoding="utf-8", errors="replace"))
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from book_tools import mutation
 from book_tools.chapter import ROOT
-from book_tools.copies import BUILD, EXECUTE, TESTS, Book, Ended, Untried, World, Wrong, expect, namespace, tree
+from book_tools.copies import BUILD, EXECUTE, TESTS, Book, Ended, Untried, World, Wrong, expect, kill_started, namespace, tree
 
 RESULT = ROOT / "results" / "surroundings.json"
 NO_SOCKETS = """import socket
@@ -303,6 +303,8 @@ def tried(world: World, only: Sequence[str] = ()) -> Iterator[Entry]:
             outcome, message = "not tried", str(why)
         except Wrong as why:
             outcome, message = "FAILED", str(why)
+        finally:
+            kill_started()
         print(f"{name}: {outcome}{message and '; '}{message} ({time.monotonic() - start:.0f} s)", flush=True)
         yield Entry(name, done, outcome, message)
 
@@ -314,7 +316,10 @@ def run(only: Sequence[str] = ()) -> int:
         return 1
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has Ctrl-C ignored
     with tempfile.TemporaryDirectory(prefix="kexue-", ignore_cleanup_errors=True) as folder:
-        entries = list(tried(World(Path(folder).resolve()), only))
+        try:
+            entries = list(tried(World(Path(folder).resolve()), only))
+        finally:
+            kill_started()
     if not only:
         mutation.save(RESULT, {"date": datetime.now(UTC).date().isoformat(), "entries": [entry._asdict() for entry in entries]})
     return int(any(entry.outcome == "FAILED" for entry in entries))
