@@ -22,7 +22,8 @@ import yaml
 
 from benchmarks import cases, timing
 from book_tools import notebooks
-from book_tools.chapter import LABEL, ROOT
+from book_tools.chapter import LABEL
+from book_tools.copies import snapshot
 
 BUILD = [sys.executable, "-m", "book_tools", "build"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
@@ -42,7 +43,7 @@ def measure(sizes: Sequence[int], tests: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kexue-book-") as place:
         for size in sizes:
             tree = Path(place) / f"book{size}"
-            copy(tree)
+            snapshot(tree)
             names = grow(tree, size)
             found["builds"][str(len(names))] = builds(tree, names[0])
             if tests and size == sizes[0]:
@@ -66,21 +67,6 @@ def spent(command: Sequence[str], tree: Path, codes: Sequence[int] = (0,)) -> di
         found["failed"] = " | ".join(lines[-3:])[-400:]
         print(f"  FAILED: {found['failed']}", flush=True)
     return found
-
-
-def copy(tree: Path) -> None:
-    """The files of the working tree that git knows or would know."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith("benchmarks/"):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, tree / name)
 
 
 def grow(tree: Path, size: int) -> list[str]:
