@@ -8,7 +8,6 @@ PORT ?= 8000
 
 VENV := .venv
 READY := $(VENV)/.ready
-PINS := $(VENV)/pins.txt
 OLDEST := .venv-oldest
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
@@ -33,7 +32,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The mark is written last: an interrupted installation is started afresh by the next command.
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-hashed.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "kexue needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import shutil, sys; need = 3000 if "$(TORCH_INDEX)" or sys.platform != "linux" else 8000; \
@@ -48,10 +47,9 @@ $(READY): requirements.txt pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not create an environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing the exact versions of requirements.txt ..."
-	$(PY) $(PIP) install --progress-bar on --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep -o '^torch==[^ ]*' requirements.txt)
-	$(PY) $(PIP) install --progress-bar on --no-deps --require-hashes -r requirements.txt
+	$(PY) $(PIP) install --progress-bar on --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
+	$(PY) $(PIP) install --progress-bar on --no-deps --require-hashes -r requirements-hashed.txt
 	$(PY) $(PIP) install --progress-bar on --no-build-isolation --editable .
-	@$(PY) -m book_tools.versions pins > $(PINS)
 	@$(PY) -c "import matplotlib.font_manager"
 	@touch $(READY)
 
@@ -111,7 +109,7 @@ surroundings: $(READY) ## build and execute without network, home or disk space,
 	@$(PY) -m book_tools surroundings
 
 bench: $(READY) ## measure the package against its peers (installs them: the extra "bench")
-	@$(PY) $(PIP) install --quiet --constraint $(PINS) --no-build-isolation --editable '.[bench]'
+	@$(PY) $(PIP) install --quiet --constraint requirements.txt --no-build-isolation --editable '.[bench]'
 	@$(PY) -m benchmarks run
 
 bench-check: $(READY) ## name what became slower between two result files (OLD=... NEW=...)
@@ -124,13 +122,13 @@ serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 notebook: $(READY) ## open the chapters in JupyterLab
-	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) $(PIP) install --quiet --constraint $(PINS) jupyterlab
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) $(PIP) install --quiet --constraint requirements.txt jupyterlab
 	$(PY) -m jupyterlab chapters
 
-lock: $(READY) ## refresh requirements.txt from pyproject.toml
-	@$(PY) $(PIP) install --quiet --constraint $(PINS) uv
+lock: $(READY) ## refresh requirements.txt and its hashes from pyproject.toml
+	@$(PY) $(PIP) install --quiet --constraint requirements.txt uv
 	@$(PY) -m uv pip compile pyproject.toml --extra book --universal --python-version 3.11 --upgrade --no-annotate --no-header \
-	  --generate-hashes --quiet -o requirements.txt
+	  --generate-hashes --quiet -o requirements-hashed.txt
 	@$(PY) -m book_tools.versions lock
 
 clean: ## remove everything that was built, the environment included

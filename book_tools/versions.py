@@ -1,8 +1,7 @@
 """Versions, read from ``requirements.txt`` and ``pyproject.toml``; needs nothing but Python, so that it runs before anything is installed.
 
-``python -m book_tools.versions pins`` prints the lock without its hashes, as constraints for what is installed beside it;
-``... oldest`` prints the lock with lower bounds of ``pyproject.toml`` in the place of its pins;
-``... lock`` finishes a fresh ``requirements.txt``;
+``python -m book_tools.versions oldest`` prints the lock with lower bounds of ``pyproject.toml`` in the place of its pins;
+``... lock`` finishes a fresh ``requirements-hashed.txt`` and writes the same pins without hashes to ``requirements.txt``;
 ``... record WHAT REPORT`` notes in ``results/versions.json`` how the tests of a JUnit report ended, and under which versions;
 ``... properties REPORT ...`` notes in ``results/properties.json`` how many examples the property tests of JUnit reports tried.
 """
@@ -28,15 +27,18 @@ PROMISED = ("numpy", "scipy", "torch", "matplotlib", "scikit-learn")
 # Beside the oldest versions: torch pins sympy, and pyparsing 3.3 deprecates names that matplotlib 3.9 calls.
 COMPANIONS = {"sympy": [], "pyparsing": ["pyparsing<3.3"]}
 HEADER = (
-    '# The tested set: every package of the book at an exact version, on every platform, with hashes; made by "make lock".',
+    '# The tested set: every package of the book at an exact version, on every platform; made by "make lock".',
     "# Left out: the CUDA packages of torch on Linux, which torch names itself and the CPU build does not want.",
+)
+HASHED_HEADER = (
+    "# The pins of requirements.txt with hashes, as the Makefile installs them (--no-deps --require-hashes, torch before).",
 )
 
 
 def pins() -> list[tuple[str, str]]:
-    """Name and line of every package of the lock, without hashes; a name may stand there for several platforms."""
+    """Name and line of every package of the lock; a name may stand there for several platforms."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [(line.partition("==")[0], line.rstrip(" \\")) for line in lines if re.match(r"[a-z]", line)]
+    return [(line.partition("==")[0], line) for line in lines if re.match(r"[a-z]", line)]
 
 
 def pinned(package: str) -> str | None:
@@ -57,10 +59,12 @@ def oldest() -> list[str]:
 
 def finish_lock() -> None:
     """Take torch's CUDA packages out of a fresh lock: torch names them itself, and the CPU build does not want them."""
-    path = ROOT / "requirements.txt"
+    path = ROOT / "requirements-hashed.txt"
     packages = re.split(r"\n(?=\S)", path.read_text(encoding="utf-8").strip())
     kept = [package for package in packages if not re.match(r"nvidia-|triton==|cuda-|#", package)]
-    path.write_text("\n".join([*HEADER, *kept]) + "\n", encoding="utf-8")
+    path.write_text("\n".join([*HASHED_HEADER, *kept]) + "\n", encoding="utf-8")
+    plain = [package.partition("\n")[0].rstrip(" \\") for package in kept]
+    (ROOT / "requirements.txt").write_text("\n".join([*HEADER, *plain]) + "\n", encoding="utf-8")
 
 
 def record(what: str, report: Path) -> None:
@@ -98,15 +102,15 @@ def properties(reports: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m book_tools.versions", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("pins", "oldest", "lock"):
+    for name in ("oldest", "lock"):
         commands.add_parser(name)
     run = commands.add_parser("record")
     run.add_argument("what")
     run.add_argument("report", type=Path)
     commands.add_parser("properties").add_argument("reports", type=Path, nargs="+")
     arguments = parser.parse_args()
-    if arguments.command in ("pins", "oldest"):
-        print(*(oldest() if arguments.command == "oldest" else [line for _, line in pins()]), sep="\n")
+    if arguments.command == "oldest":
+        print(*oldest(), sep="\n")
     elif arguments.command == "lock":
         finish_lock()
     elif arguments.command == "record":

@@ -55,26 +55,27 @@ def test_the_build_takes_nothing_that_is_not_locked():
     assert all(versions.pinned(Requirement(line).name) for line in project["build-system"]["requires"])
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all("--no-build-isolation" in line for line in makefile.splitlines() if "--editable" in line)
-    assert "--no-deps --require-hashes -r requirements.txt" in makefile
+    assert "--no-deps --require-hashes -r requirements-hashed.txt" in makefile
 
 
-def test_every_line_of_the_lock_has_its_hashes():
-    packages = re.split(r"\n(?=\S)", (ROOT / "requirements.txt").read_text(encoding="utf-8"))
+def test_every_pin_has_its_hashes():
+    packages = re.split(r"\n(?=\S)", (ROOT / "requirements-hashed.txt").read_text(encoding="utf-8"))
     entries = [package for package in packages if not package.startswith("#")]
-    assert len(entries) == len(versions.pins()) > 100
-    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", package) for package in entries)
+    assert [entry.partition("\n")[0].rstrip(" \\") for entry in entries] == [line for _, line in versions.pins()]
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", package) for package in entries) and len(entries) > 100
     assert not [name for name, _ in versions.pins() if re.match("nvidia-|cuda-|triton", name)]
 
 
 def test_finishing_a_lock_drops_cuda_with_its_hashes(tmp_path, monkeypatch):
     packages = ("numpy==2.0", "aa"), ("nvidia-x==1", "bb"), ("triton==3 ; sys_platform == 'linux'", "cc")
     fresh = "#    made by uv\n" + "".join(f"{pin} \\\n    --hash=sha256:{each}\n" for pin, each in packages)
-    (tmp_path / "requirements.txt").write_text(fresh, encoding="utf-8")
+    (tmp_path / "requirements-hashed.txt").write_text(fresh, encoding="utf-8")
     monkeypatch.setattr(versions, "ROOT", tmp_path)
     for _ in range(2):  # what is finished stays
         versions.finish_lock()
-        text = (tmp_path / "requirements.txt").read_text(encoding="utf-8")
-        assert text.splitlines() == [*versions.HEADER, "numpy==2.0 \\", "    --hash=sha256:aa"]
+        hashed, plain = ((tmp_path / f"requirements{end}.txt").read_text(encoding="utf-8") for end in ("-hashed", ""))
+        assert hashed.splitlines() == [*versions.HASHED_HEADER, "numpy==2.0 \\", "    --hash=sha256:aa"]
+        assert plain.splitlines() == [*versions.HEADER, "numpy==2.0"]
 
 
 def test_the_oldest_versions_are_the_bounds_of_the_metadata():
