@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks import book
 from book_tools import evidence
 
 ROWS = [
@@ -116,3 +117,20 @@ def test_trust_lists_versions_and_properties(results):
     text = evidence.trust_markdown([])
     assert "| 3.11.7 | 2.6.0 | 2.0.0 | 1.13.0 | unit tests | 9 | 0 | 1 |" in text
     assert "3 tests state a property" in text and "**30,000 examples**" in text
+
+
+def test_the_cost_of_the_book_shows_its_goals(results):
+    times = {kind: {"wall_s": 3.4} for kind in ("cold", "unchanged", "edited")}
+    goals = {
+        "edited_chapter_s": {"value": 3.4, "must": 10.0, "met": True},
+        "overhead_of_chapters": {"value": 0.4, "must": 0.35, "met": False},
+    }
+    results("book.json", {name: CPU[name] for name in ("date", "machine", "versions")} | {"builds": {"5": times}, "goals": goals})
+    text = evidence.trust_markdown([])
+    assert "| 5 | 3 s | 3 s | 3 s |" in text
+    assert "its execution apart | 3.4 | 10 | met |" in text
+    assert "kernels and imports (CPU) | 0.4 | 0.35 | **missed** |" in text
+
+
+def test_every_goal_of_the_book_has_its_words():
+    assert evidence.GOALS.keys() == book.GOALS.keys()
