@@ -233,7 +233,7 @@ def properties_lines() -> list[str]:
         "## Properties",
         "",
         f"*{found['date']}.* {found['tests']} tests state a property instead of a value (what must not change, be bounded, or add up) and "
-        f"draw their examples: up to 50 each in every test run, and **{found['examples']:,} examples** in this run. None was a counterexample.",
+        f"draw examples: up to 50 each in every test run, and **{found['examples']:,} examples** in this run. None was a counterexample.",
         "",
     ]
 
