@@ -196,7 +196,7 @@ def mutation_lines() -> list[str]:
     ]
     for name, module in modules.items():
         share = f"{module['killed']} of {module['mutants']} ({module['killed'] / max(1, module['mutants']):.0%})"
-        lines.append(f"| `{name}` | {share} | {module['results_killed']} of {module['results']} |")
+        lines.append(f"| `{name.rpartition('.')[2]}` | {share} | {module['results_killed']} of {module['results']} |")
     if equations["survivors"]:
         lines += ["", ":::{dropdown} Wrong right-hand sides that a check accepts", "| Equation | Change |", "|---|---|"]
         lines += [f"| `{each['label']}` ({each['chapter']}) | {each['mutant']} |" for each in equations["survivors"]]
@@ -216,7 +216,7 @@ def abuse_lines() -> list[str]:
     return [
         "## A package that survives abuse",
         "",
-        f"*{found['date']}.* **{found['functions']} public names × {found['cases']:,} calls**, derived from signatures and from one valid "
+        f"*{found['date']}.* **{found['functions']} public names, {found['cases']:,} calls**, derived from signatures and from one valid "
         "call each: wrong types, dtypes, ranks and shapes, empty and single entries, NaN and infinities, huge and tiny numbers, strided, "
         "transposed and read-only memory, half precision, extra and empty batches, scalars out of range, another device. "
         f"{found['answered']:,} were answered rightly, {found['refused']:,} refused by a TypeError or ValueError that names the argument; "

@@ -97,9 +97,9 @@ def test_trust_lists_counts_and_survivors(results):
     results("digits.json", {"date": "2026-01-04", "chapters": {"attention/rope": row}})
     text = evidence.trust_markdown([])
     assert "**11 of 12 wrong right-hand sides** were noticed, in 4 checks; of 3 labelled equations, 2 notice every kind" in text
-    assert "| `kexue.a` | 9 of 10 (90%) | 3 of 3 |" in text
+    assert "| `a` | 9 of 10 (90%) | 3 of 3 |" in text
     assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text
-    assert "**2 public names × 3,000 calls**" in text
+    assert "**2 public names, 3,000 calls**" in text
     assert "| {doc}`/chapters/attention/rope` | 20 | 4 | 3 | 2 | 1 |" in text
 
 
