@@ -26,7 +26,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-check links serve notebook lock clean
+.PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +111,9 @@ surroundings: $(READY) ## build and execute without network, home or disk space,
 bench: $(READY) ## measure the package against its peers (installs them: the extra "bench")
 	@$(PY) $(PIP) install --quiet --constraint requirements.txt --no-build-isolation --editable '.[bench]'
 	@$(PY) -m benchmarks run
+
+bench-book: $(READY) ## measure what the book costs to build and to test, with 5, 35 and 100 chapters (a quarter of an hour)
+	@$(PY) -m benchmarks book
 
 bench-check: $(READY) ## name what became slower between two result files (OLD=... NEW=...)
 	@$(PY) -m benchmarks check $(OLD) $(NEW)

@@ -56,6 +56,7 @@ def run(only: str, seconds: float, fresh: bool, output: Path | None) -> int:
             rows.append(cases.measure(case, size, dtype, mode, lab))
             print(f"    {line(rows[-1])}", flush=True)
         found["cases"].append(group | grown(rows) | {"rows": rows})
+    found["without_peer"] = cases.without_peer()
     found["machine"]["load_after"] = timing.machine(device)["load"]
     found["seconds"] = round(time.perf_counter() - start)
     path = output or FOLDER / f"{device}.json"

@@ -79,6 +79,8 @@ def speed_markdown(chapters: list[Chapter]) -> str:
         ]
         for module, group in groupby(cases, module_of):
             lines += [f"**{module}**", "", *(line for case in group for line in table(case))]
+        alone = [f"- {{py:obj}}`kexue.{name}`: {why}." for name, why in found.get("without_peer", {}).items()]
+        lines += ["### Without a peer", "", *alone, ""] if alone else []
     return "\n".join(lines)
 
 
