@@ -29,7 +29,7 @@ unexport MPLBACKEND
 .PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The mark is written last: an interrupted installation is started afresh by the next command.
 $(READY): requirements.txt requirements-hashed.txt pyproject.toml
