@@ -166,7 +166,8 @@ def full_at_once(world: World) -> tuple[str, str]:
 
 
 def full_on_the_way(world: World) -> tuple[str, str]:
-    return _full(world, 150, f"(sleep {0.5 * world.seconds['build']:.0f}; cat /dev/zero > _build/filler 2> /dev/null) &")
+    started = "_build/stage/_build/html/chapters"
+    return _full(world, 150, f"(until test -d {started}; do sleep 0.1; done; cat /dev/zero > _build/filler 2> /dev/null) &")
 
 
 def _full(world: World, size: int, meanwhile: str) -> tuple[str, str]:
@@ -284,7 +285,7 @@ TABLE: tuple[tuple[str, str, Callable[[World], tuple[str, str]]], ...] = (
     ("Deep folder for temporary files", "more than 240 characters; build, execution", long_tmpdir),
     ("Full disk", "execution of a chapter", full_notebook),
     ("Nearly full disk", "build", full_at_once),
-    ("Disk that fills up", "half-way through a build", full_on_the_way),
+    ("Disk that fills up", "while a build writes its pages", full_on_the_way),
     ("Interrupted execution", "Ctrl-C, kill and kill -9 at 8 moments", interrupted_execute),
     ("Interrupted build", "Ctrl-C, kill and kill -9 at 10 moments", interrupted_build),
     ("Two builds at once", "started in one folder", two_at_once),
