@@ -6,6 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 
@@ -185,6 +186,16 @@ def test_a_leak_below_the_limit_counts_as_a_sure_loop(leak, finite):
         assert rate == pytest.approx(1 / (2 * leak), rel=1e-4)
 
 
+def test_counting_repeats_of_a_long_text_takes_little_memory():
+    text = np.random.default_rng(0).integers(0, 2, 4000).tolist()
+    tracemalloc.start()
+    try:
+        count_repeats(text)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
 @given(st.integers(0, 10**6), st.integers(1, 7), st.sampled_from([0.15, 0.3, 0.5]))
 def test_words_are_dropped_exactly_if_no_repeat_passes_through_them(seed, n, density):
     P = words(seed, n, density=density)
@@ -202,6 +213,7 @@ def test_ordinary_matrices_need_no_eigenvalues(monkeypatch):
         P = words(seed, 30)
         assert 0 < repetition_rate(P) < math.inf
         assert repetition_gradient(P).min() >= 0
+    np.testing.assert_allclose(repetition_gradient([[0.5, 0.2], [0.0, 0.0]]), [[16 / 9, 0], [0, 0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
