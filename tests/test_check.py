@@ -26,12 +26,31 @@ def test_right_arguments_pass_unchanged():
     assert _check.boolean("mask", i.bool()).dtype == torch.bool
 
 
+def test_everything_that_is_right_in_other_guises_passes_too():
+    assert [_check.count("n", v) for v in (np.uint8(3), np.array(3), torch.tensor(3), 2**63 - 1)] == [3, 3, 3, 2**63 - 1]
+    assert all(type(_check.count("n", v)) is int for v in (np.uint8(3), torch.tensor(3)))
+    assert [_check.number("p", v) for v in (np.float32(0.5), np.array(0.5), torch.tensor(0.5), 1)] == [0.5, 0.5, 0.5, 1.0]
+    assert _check.number("p", -1, -math.inf, 0) == -1.0 and _check.position("n", 2**53) == 2**53
+    assert _check.device("d", None) is None and _check.device("d", "cpu") == _check.device("d", torch.device("cpu"))
+    assert _check.placement("meta", torch.float16) is None and _check.placement(None, None) is None
+    g, x = torch.Generator(), torch.zeros(2)
+    assert _check.generator("g", g, x.device) is g and _check.generator("g", g, torch.device("meta")) is g
+    assert _check.generator("g", None, x.device) is None and _check.readable("x", x) is x
+    assert _check.position("n", 0) == 0 and _check.count("n", 2, maximum=2) == 2
+    halves = [x.to(dtype) for dtype in (torch.float16, torch.bfloat16)]
+    assert all(_check.floating("x", half) is half and _check.real("x", half) is half for half in halves)
+    counts = torch.zeros(2, dtype=torch.uint8)
+    assert _check.real("x", counts) is counts
+    assert _check.device("d", "meta") == torch.device("meta") and _check.placement(None, torch.bfloat16) is None
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
         (lambda: _check.count("n", 1.0), TypeError, "n must be an integer, got float"),
         (lambda: _check.count("n", True), TypeError, "n must be an integer, got a bool"),
         (lambda: _check.count("n", 0), ValueError, "n must be at least 1, got 0"),
+        (lambda: _check.count("n", 1, minimum=2), ValueError, "n must be at least 2, got 1"),
         (lambda: _check.number("p", "1"), TypeError, "p must be a real number, got str"),
         (lambda: _check.number("p", True), TypeError, "p must be a real number, got bool"),
         (lambda: _check.number("p", torch.zeros(2)), TypeError, "p must be a real number, got Tensor"),
@@ -59,6 +78,42 @@ def test_right_arguments_pass_unchanged():
             lambda: _check.alike("x", torch.zeros(2, device="meta"), "y", torch.zeros(2)),
             ValueError,
             "x must be on the device of y",
+        ),
+        (lambda: _check.count("n", 2**63), ValueError, r"^n must be at most 9223372036854775807, got 9223372036854775808$"),
+        (lambda: _check.count("n", 10**5000), ValueError, "^n must be at most 9223372036854775807, got one beyond 64 bits$"),
+        (lambda: _check.count("n", 4, maximum=3), ValueError, "^n must be at most 3, got 4$"),
+        (lambda: _check.count("n", torch.tensor(True)), TypeError, "^n must be an integer, got a bool$"),
+        (lambda: _check.count("n", torch.zeros(2, device="meta")), TypeError, "^n must be an integer, got Tensor$"),
+        (lambda: _check.position("n", 2**53 + 1), ValueError, "^n must be at most 9007199254740992"),
+        (lambda: _check.position("n", -1), ValueError, "^n must be at least 0, got -1$"),
+        (lambda: _check.number("p", 10**400), ValueError, "^p must be a finite number"),
+        (lambda: _check.number("p", b"1"), TypeError, "^p must be a real number, got bytes$"),
+        (lambda: _check.number("p", np.True_), TypeError, "^p must be a real number, got bool$"),
+        (lambda: _check.number("p", np.complex64(1)), TypeError, "^p must be a real number, got complex64$"),
+        (lambda: _check.number("p", np.ones(1)), TypeError, "^p must be a real number, got ndarray$"),
+        (
+            lambda: _check.number("p", torch.tensor(1.0, requires_grad=True)),
+            TypeError,
+            "^p must .* gradient, which would be lost$",
+        ),
+        (
+            lambda: _check.tensor("x", torch.eye(2).to_sparse()),
+            TypeError,
+            "^x must be a dense tensor, got layout torch.sparse_coo$",
+        ),
+        (lambda: _check.floating("x", torch.zeros(2).to(torch.float8_e4m3fn)), TypeError, "^x must be floating point"),
+        (lambda: _check.real("x", torch.zeros(2).to(torch.float8_e4m3fn)), TypeError, "^x must hold integers or real numbers"),
+        (lambda: _check.device("device", "nonsense"), ValueError, "^device must name a device, got 'nonsense'$"),
+        (lambda: _check.device("device", 1.0), TypeError, "^device must be a torch.device or name one, got float$"),
+        (lambda: _check.device("device", True), TypeError, "^device must be a torch.device or name one, got bool$"),
+        (lambda: _check.placement(None, torch.int64), TypeError, "^dtype must be a floating dtype"),
+        (lambda: _check.placement(None, torch.float8_e4m3fn), TypeError, "^dtype must be a floating dtype of 16 bits or more"),
+        (lambda: _check.placement([], None), TypeError, "^device must be"),
+        (lambda: _check.readable("x", torch.zeros(2, device="meta")), ValueError, "^x must hold values"),
+        (
+            lambda: _check.generator("g", torch.Generator(), torch.device("cuda")),
+            ValueError,
+            r"^g must be on the device of the tensors \(cuda\), got cpu$",
         ),
     ],
 )

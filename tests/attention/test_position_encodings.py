@@ -450,6 +450,11 @@ def test_the_buckets_of_t5_are_those_of_the_paper_by_default() -> None:
     assert torch.equal(t5_bucket(distances), expected) and (module.max_distance, module.bidirectional) == (128, True)
 
 
+def test_a_trained_table_is_the_weight_itself() -> None:
+    learned = LearnedPositions(5, 4)
+    assert torch.equal(learned.table(3), learned.weight[:3]) and torch.equal(learned.table(5), learned.weight)
+
+
 def test_tables_without_rows_are_empty() -> None:
     assert SinusoidalPositions(4).table(0).shape == (0, 4)
     assert hierarchical(torch.zeros(0, 3), 0).shape == (0, 3)
