@@ -535,6 +535,11 @@ def _skew(by_distance: Tensor) -> Tensor:
     so that the answer is a view with shorter rows.
     """
     n, width = by_distance.shape[-2:]
+    if torch.compiler.is_compiling():
+        # Inlined into a kernel, the shorter rows cost a division for every entry.
+        columns = torch.arange(width - n, device=by_distance.device)
+        places = columns - torch.arange(1 - n, 1, device=by_distance.device)[:, None]
+        return by_distance.gather(-1, places.expand(*by_distance.shape[:-1], -1))
     if n > 1:
         flat = by_distance.flatten(-2)[..., n - 1 : n * width - 1]
         by_distance = flat.reshape(*flat.shape[:-1], n, width - 1)
