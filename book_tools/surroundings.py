@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ socket.socket.connect = socket.socket.connect_ex = connect
 """
 INTERRUPTED = "interrupted; chapters and site are as they were"
 SAME = "built and executed, equal to the byte"
+DONE = r"\] \S+: \d+ s$|The book is built"
 IMPORTS = 2  # seconds in which Python loads the command, which cannot yet answer in words
 WAYS = {  # the signal, and whether it goes to all processes of the command
     "Ctrl-C": (signal.SIGINT, True),
@@ -253,14 +255,15 @@ def _moments(times: int, seconds: float) -> Iterator[tuple[str, float]]:
 
 
 def _interrupt(book: Book, command: Sequence[str], which: signal.Signals, everyone: bool, moment: float) -> tuple[Ended, bool]:
-    """Send the signal; also whether the command had ended before."""
+    """Send the signal; also whether the command had done its work before."""
     book.log.write_bytes(b"")
     process = book.start(command)
     time.sleep(moment)
     late = process.poll() is not None
     with contextlib.suppress(ProcessLookupError):
         (os.killpg if everyone else os.kill)(process.pid, which)
-    return book.end(process), late
+    ended = book.end(process)
+    return ended, late or bool(re.search(DONE, ended.text, re.MULTILINE))
 
 
 def two_at_once(world: World) -> tuple[str, str]:
