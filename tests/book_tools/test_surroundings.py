@@ -226,13 +226,15 @@ def test_a_copy_that_fails_leaves_the_old_site_and_one_line(place, monkeypatch, 
 
 
 def called(monkeypatch, *arguments):
-    """What the command returns; the answer to SIGTERM is put back."""
-    before = signal.getsignal(signal.SIGTERM)
+    """What the command returns; the answers to signals are put back. A test run in the background begins with Ctrl-C ignored."""
+    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(sys, "argv", ["book_tools", *arguments])
     try:
         return commands.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for which, answer in before.items():
+            signal.signal(which, answer)
 
 
 @posix
