@@ -79,7 +79,7 @@ def speed_markdown(chapters: list[Chapter]) -> str:
         ]
         for module, group in groupby(cases, module_of):
             lines += [f"**{module}**", "", *(line for case in group for line in table(case))]
-        alone = [f"- {{py:obj}}`kexue.{name}`: {why}." for name, why in found.get("without_peer", {}).items()]
+        alone = [f"- {{py:obj}}`~kexue.{name}`: {why}." for name, why in found.get("without_peer", {}).items()]
         lines += ["### Without a peer", "", *alone, ""] if alone else []
     return "\n".join(lines)
 
@@ -145,7 +145,7 @@ def table(case: Json) -> list[str]:
     """The measurements of one function against one peer, folded."""
     function = case["function"]
     lines = [f":::{{dropdown}} {name_of(case)} against {case['against']} ({case['peer']})"]
-    lines += [f"{{py:obj}}`kexue.{function}`", ""] if function.count(".") == 2 else []
+    lines += [f"{{py:obj}}`~kexue.{function}`", ""] if function.count(".") == 2 else []
     lines += [f"Not the same function: {case['differs']}.", ""] if case.get("differs") else []
     lines += [f"Where it is slower: {case['why']}.", ""] if case.get("why") else []
     if "exponent" in case:

@@ -64,7 +64,7 @@ def test_speed_shows_every_measurement_and_every_miss(results):
     assert "| n64 | float32, forward | 0.25 (0.1–0.5) | 0.5 | 3 | must 0.7 met |" in text
     assert "| n64 | bfloat16, forward+backward | 2 (1.5–2.5) |  |  | must 1.0 **missed** |" in text
     assert "| n128 | float32, forward | failed: no compiler |" in text
-    assert "- {py:obj}`kexue.attention.rope.decay_bound`: of the theory." in text
+    assert "- {py:obj}`~kexue.attention.rope.decay_bound`: of the theory." in text
     assert text.count("<circle") == 2
     assert "Time grows like the power 1.1 of the size." in text
     assert "**rope**\n\n:::{dropdown} apply_rotary against rotate<q> (peer 1.0)" in text
