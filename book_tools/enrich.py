@@ -5,7 +5,6 @@ The stored notebooks stay as their authors wrote them; everything here is derive
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -19,14 +18,13 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from book_tools import evidence, notebooks, site
+from book_tools import notebooks, site
 from book_tools.chapter import ROOT, Chapter, book, contents
 from book_tools.form import CHINESE
 
 COVERS = ROOT / "_build" / "covers"
 COVER_WIDTH = 660  # twice what a card shows
 GLOSSARY = "pages/glossary"
-OVERVIEWS = {"index", "pages/map", "pages/ledger", "pages/verdicts", "pages/how_to_read", GLOSSARY}
 LEDGER = "pages/ledger"
 CLOSED = (  # no term is linked in here
     *(nodes.table, nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.footnote, nodes.citation, nodes.raw),
@@ -73,26 +71,6 @@ def read_source(app: Sphinx, docname: str, content: list[str]) -> None:
         notebook = json.loads(content[0])
         complete(notebook, Chapter.load(docname.removeprefix("chapters/")), book())
         content[0] = json.dumps(notebook)
-
-
-def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """The pages to be read again although their own text is as it was: what they show of other chapters has changed."""
-    chapters = book()
-    everything = [(chapter.name, chapter.markdown, chapter.code, chapter.printed) for chapter in chapters]
-    terms = (ROOT / f"{GLOSSARY}.md").read_text(encoding="utf-8")
-    shown: dict[str, Any] = {docname: everything for docname in env.found_docs if docname in OVERVIEWS}
-    measured = {"pages/speed": evidence.speed_markdown, "pages/trust": evidence.trust_markdown}
-    shown |= {docname: made(chapters) for docname, made in measured.items() if docname in env.found_docs}
-    for docname in env.found_docs:
-        if docname.startswith("pages/reference/"):
-            shown[docname] = [(chapter.name, chapter.title, chapter.imports) for chapter in chapters]
-    for chapter in chapters:
-        around = [(other.name, other.title, other.builds_on) for other in chapters]
-        shown[f"chapters/{chapter.name}"] = around, terms, citation(chapter)
-    fresh = {docname: hashlib.sha256(repr(what).encode()).hexdigest() for docname, what in shown.items()}
-    known = getattr(env, "kexue_shown", {})
-    env.kexue_shown = fresh  # type: ignore[attr-defined]
-    return [docname for docname, digest in fresh.items() if known.get(docname) != digest]
 
 
 def cover_path(chapter: Chapter) -> str:
@@ -228,7 +206,6 @@ def skip_field(app: Sphinx, what: str, name: str, thing: Any, skip: bool, option
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("env-get-outdated", outdated)
     app.connect("source-read", read_source)
     app.connect("doctree-resolved", mark_equations)
     app.connect("doctree-resolved", link_glossary)

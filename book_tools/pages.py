@@ -7,13 +7,18 @@ stands in ``enrich``, what the site ships and links in ``site``.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import html
+import re
 from collections import Counter
 from typing import Any
 
+import pybtex.plugin
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from book_tools import enrich, evidence, site
@@ -199,6 +204,30 @@ PAGES = {
 }
 
 
+def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """The pages to be read again although their own text is as it was: what they show of other chapters has changed."""
+    chapters = book()
+    terms = (ROOT / f"{enrich.GLOSSARY}.md").read_text(encoding="utf-8")
+    shown: dict[str, Any] = {}
+    for docname in env.found_docs:
+        source = ROOT / f"{docname}.md"
+        if docname == "index":  # its cards show figures too
+            shown[docname] = [(chapter.name, chapter.markdown, chapter.code, chapter.printed) for chapter in chapters]
+        elif docname == enrich.GLOSSARY:
+            shown[docname] = [(chapter.name, chapter.title, chapter.markdown) for chapter in chapters]
+        elif docname.startswith("pages/reference/"):
+            shown[docname] = [(chapter.name, chapter.title, chapter.imports) for chapter in chapters]
+        elif docname.startswith("pages/") and source.is_file():
+            directives = re.findall(r"(?m)^```\{(\w+)\}$", source.read_text(encoding="utf-8"))
+            shown[docname] = [PAGES[name](chapters) for name in directives if name in PAGES]
+    around = [(other.name, other.title, other.builds_on) for other in chapters]
+    shown |= {f"chapters/{chapter.name}": (around, terms, enrich.citation(chapter)) for chapter in chapters}
+    fresh = {docname: hashlib.sha256(repr(what).encode()).hexdigest() for docname, what in shown.items()}
+    known = getattr(env, "kexue_shown", {})
+    env.kexue_shown = fresh  # type: ignore[attr-defined]
+    return [docname for docname, digest in fresh.items() if known.get(docname) != digest]
+
+
 def drop_stale_reference(app: Sphinx, config: Any) -> None:
     """Remove the generated reference pages of modules that are gone."""
     for page in (ROOT / "pages" / "reference").glob("kexue.*.rst"):
@@ -211,6 +240,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for name in PAGES:
         app.add_directive(name, Generated)
     app.connect("config-inited", drop_stale_reference)
+    # Asked at every citation, and each time all installed packages are searched for the answer.
+    pybtex.plugin.entry_points = functools.cache(pybtex.plugin.entry_points)
+    app.connect("env-get-outdated", outdated)
     enrich.setup(app)
     site.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -183,30 +183,41 @@ def test_chinese_words_of_two_characters_are_searched():
     assert {"遗忘", "重要", "forgetting"} <= set(words)
 
 
+class Env:
+    def __init__(self, *docnames):
+        self.found_docs = set(docnames)
+
+
 def test_pages_of_measurements_are_read_again_when_the_results_change(monkeypatch):
-    env = type("Env", (), {"found_docs": {"pages/speed", "pages/trust"}})()
-    monkeypatch.setattr(enrich, "book", list)
-    enrich.outdated(None, env, set(), set(), set())
-    assert enrich.outdated(None, env, set(), set(), set()) == []
-    monkeypatch.setattr(enrich.evidence, "speed_markdown", lambda chapters: "faster")
-    assert enrich.outdated(None, env, set(), set(), set()) == ["pages/speed"]
+    env = Env("pages/speed", "pages/trust", "pages/how_to_read")
+    monkeypatch.setattr(pages, "book", list)
+    pages.outdated(None, env, set(), set(), set())
+    assert pages.outdated(None, env, set(), set(), set()) == []
+    monkeypatch.setitem(pages.PAGES, "speed", lambda chapters: "faster")
+    assert pages.outdated(None, env, set(), set(), set()) == ["pages/speed"]
 
 
 def test_pages_are_read_again_when_what_they_show_of_others_changes(monkeypatch):
-    env = type("Env", (), {"found_docs": {"index", "pages/ledger", "pages/bibliography", "chapters/attention/third"}})()
+    env = Env("index", "pages/ledger", "pages/glossary", "pages/bibliography", "chapters/attention/third")
 
     def read_again(*chapters):
-        monkeypatch.setattr(enrich, "book", lambda: list(chapters))
-        return set(enrich.outdated(None, env, set(), set(), set()))
+        monkeypatch.setattr(pages, "book", lambda: list(chapters))
+        return set(pages.outdated(None, env, set(), set(), set()))
 
     def prints_more(cells):
         cells[2]["outputs"][0]["text"].append("more\n")
 
+    def checks_otherwise(cells):
+        output = cells[2]["outputs"][0]
+        output["text"] = ["".join(output["text"]).replace("equal", "equal within 1e-9")]
+
     def has_another_title(cells):
         cells[0]["source"] = cells[0]["source"].replace("# A title", "# Another title")
 
-    everything = {"index", "pages/ledger", "chapters/attention/first", "chapters/generation/second", "chapters/attention/third"}
-    assert read_again(*BOOK) == everything
+    everything = {"attention/first", "generation/second", "attention/third"}
+    everything = {f"chapters/{name}" for name in everything} | {"index", "pages/ledger", "pages/glossary"}
+    assert read_again(*BOOK) == everything | {"pages/bibliography"}
     assert read_again(*BOOK) == set()
-    assert read_again(*BEFORE, chapter(edit=prints_more)) == {"index", "pages/ledger"}
+    assert read_again(*BEFORE, chapter(edit=prints_more)) == {"index"}
+    assert read_again(*BEFORE, chapter(edit=checks_otherwise)) == {"index", "pages/ledger"}
     assert read_again(*BEFORE, chapter(edit=has_another_title)) == everything
