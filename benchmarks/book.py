@@ -29,7 +29,13 @@ BUILD = [sys.executable, "-m", "book_tools", "build"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
 NBVAL = ["--nbval", "--nbval-current-env", "--dist", "loadfile"]
 NAMED = re.compile(r"^:(?:label|name): *(\S+)|^\((\S+)\)=", re.MULTILINE)
-GOALS = {"edited_chapter_s": 10.0, "build_s_per_chapter": 0.2, "overhead_of_chapters": 0.35, "overhead_of_unit_tests": 0.35}
+GOALS = {
+    "edited_chapter_s": 10.0,
+    "edited_chapter_of_many_s": 10.0,
+    "build_s_per_chapter": 0.2,
+    "overhead_of_chapters": 0.35,
+    "overhead_of_unit_tests": 0.35,
+}
 
 
 def measure(sizes: Sequence[int], tests: bool) -> dict[str, Any]:
@@ -145,9 +151,10 @@ def growth(built: dict[str, Any]) -> dict[str, float]:
 
 def goals(found: dict[str, Any]) -> dict[str, Any]:
     """The goals that could be measured: the value, the bound, and whether it is kept."""
-    largest = max(found["builds"], key=int)
-    values = {"edited_chapter_s": found["builds"][largest]["edited"]["wall_s"]}
+    smallest, largest = min(found["builds"], key=int), max(found["builds"], key=int)
+    values = {"edited_chapter_s": found["builds"][smallest]["edited"]["wall_s"]}
     if found["growth"]:
+        values["edited_chapter_of_many_s"] = found["builds"][largest]["edited"]["wall_s"]
         values["build_s_per_chapter"] = found["growth"]["cold_cpu_s"]
     if "tests" in found:
         spent_cpu = {kind: row["cpu_s"] for kind, row in found["tests"].items()}
