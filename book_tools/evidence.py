@@ -288,7 +288,7 @@ def surroundings_lines() -> list[str]:
     if not found:
         return []
     lines = ["## Hostile surroundings", "", f"*{found['date']}.* What was done to a copy of the book, and how it ended.", ""]
-    lines += ["| Tried | Outcome | |", "|---|---|---|"]
+    lines += ["| Tried | Outcome | Message or circumstance |", "|---|---|---|"]
     lines += [f"| {each['name']}: {each['done']} | {each['outcome']} | {each['message']} |" for each in found["entries"]]
     return [*lines, ""]
 
@@ -315,7 +315,7 @@ def cost_lines() -> list[str]:
         "takes a tenth of one.",
         "",
     ]
-    lines += ["| Goal | Measured | At most | |", "|---|---|---|---|"]
+    lines += ["| Goal | Measured | At most | Verdict |", "|---|---|---|---|"]
     for name, goal in found["goals"].items():
         lines.append(f"| {GOALS[name]} | {goal['value']:g} | {goal['must']:g} | {'met' if goal['met'] else '**missed**'} |")
     return [*lines, ""]
