@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from book_tools.system import ONE_THREAD
 
 FOLDER = Path(__file__).resolve().parent / "results"
 # One thread in every library; and no word of the profiler about itself.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "99"}
+ENVIRONMENT = ONE_THREAD | {"KINETO_LOG_LEVEL": "99"}
 
 
 def run(only: str, seconds: float, fresh: bool, output: Path | None) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from book_tools import system
 
 Results = dict[str, Any]
 
@@ -36,17 +36,9 @@ def _group(case: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
-    """Replace ``path`` in one step: whoever interrupts finds the old results or the new ones."""
+    """Replace a result file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(dumps(results))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    system.replace(path, dumps(results))
 
 
 def read(path: Path) -> Results:

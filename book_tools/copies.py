@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from book_tools import mutation
 from book_tools.chapter import ROOT
+from book_tools.system import ONE_THREAD
 
 CHAPTER = "generation/repetition"  # the quickest
 EXECUTE, BUILD, TESTS = (
@@ -24,7 +24,7 @@ EXECUTE, BUILD, TESTS = (
     ("book_tools", "build"),
     ("pytest", f"tests/{CHAPTER.replace('/', '/test_')}.py"),
 )
-BASE = dict.fromkeys(mutation.THREADS, "1") | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+BASE = ONE_THREAD | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 PATIENCE = 300  # seconds for a command
 
 Tree = dict[str, str]

@@ -28,16 +28,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from book_tools import notebooks
+from book_tools import notebooks, system
 from book_tools.chapter import ROOT, Chapter, contents
+from book_tools.system import ONE_THREAD
 
 RESULT = ROOT / "results" / "digits.json"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-BASE = dict.fromkeys(THREADS, "1") | {"MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
+BASE = ONE_THREAD | {"MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
 VARIANTS: dict[str, dict[str, str]] = {
     "one thread": {},
     "plain instructions": {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"},
-    "two threads": dict.fromkeys(THREADS, "2") | {"OPENBLAS_CORETYPE": "Haswell", "OMP_WAIT_POLICY": "PASSIVE"},
+    "two threads": dict.fromkeys(ONE_THREAD, "2") | {"OPENBLAS_CORETYPE": "Haswell", "OMP_WAIT_POLICY": "PASSIVE"},
     "old kernels": {"OPENBLAS_CORETYPE": "Nehalem", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
 PRECISION = {"float64": 2.0**-52, "float32": 2.0**-23}
@@ -176,10 +176,7 @@ def run() -> int:
         name: version(name) for name in ("numpy", "scipy", "torch", "scikit-learn")
     }
     result = {"date": date.today().isoformat(), "versions": versions, "variants": VARIANTS, "chapters": chapters}
-    RESULT.parent.mkdir(exist_ok=True)
-    unfinished = RESULT.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(RESULT)
+    system.save(RESULT, result)
     return int(any(found["doubtful"] for found in chapters.values()))
 
 

@@ -170,16 +170,7 @@ def table(case: Json) -> list[str]:
     return [*lines, ":::", ""]
 
 
-def trust_markdown(chapters: list[Chapter]) -> str:
-    """What was tried to make the book and the package fail, and what came of it."""
-    sections = (mutation_lines, abuse_lines, properties_lines, digits_lines, versions_lines, surroundings_lines, cost_lines)
-    return "\n".join(line for section in sections for line in section())
-
-
-def mutation_lines() -> list[str]:
-    found = stored(TRUST / "mutation.json")
-    if not found:
-        return []
+def mutation_lines(found: Json) -> list[str]:
     equations, modules = found["equations"], found["functions"]
     lines = [
         "## Checks that can fail",
@@ -212,10 +203,7 @@ def mutation_lines() -> list[str]:
     return [*lines, ""]
 
 
-def abuse_lines() -> list[str]:
-    found = stored(TRUST / "abuse.json")
-    if not found:
-        return []
+def abuse_lines(found: Json) -> list[str]:
     return [
         "## A package that survives abuse",
         "",
@@ -228,10 +216,7 @@ def abuse_lines() -> list[str]:
     ]
 
 
-def properties_lines() -> list[str]:
-    found = stored(TRUST / "properties.json")
-    if not found:
-        return []
+def properties_lines(found: Json) -> list[str]:
     return [
         "## Properties",
         "",
@@ -241,10 +226,7 @@ def properties_lines() -> list[str]:
     ]
 
 
-def digits_lines() -> list[str]:
-    found = stored(TRUST / "digits.json")
-    if not found:
-        return []
+def digits_lines(found: Json) -> list[str]:
     lines = [
         "## Digits that survive another processor",
         "",
@@ -265,10 +247,7 @@ def digits_lines() -> list[str]:
     return [*lines, ""]
 
 
-def versions_lines() -> list[str]:
-    found = stored(TRUST / "versions.json")
-    if not found:
-        return []
+def versions_lines(found: Json) -> list[str]:
     lines = [
         "## Other versions",
         "",
@@ -283,20 +262,14 @@ def versions_lines() -> list[str]:
     return [*lines, ""]
 
 
-def surroundings_lines() -> list[str]:
-    found = stored(TRUST / "surroundings.json")
-    if not found:
-        return []
+def surroundings_lines(found: Json) -> list[str]:
     lines = ["## Hostile surroundings", "", f"*{found['date']}.* What was done to a copy of the book, and how it ended.", ""]
     lines += ["| Tried | Outcome | Message or circumstance |", "|---|---|---|"]
     lines += [f"| {each['name']}: {each['done']} | {each['outcome']} | {each['message']} |" for each in found["entries"]]
     return [*lines, ""]
 
 
-def cost_lines() -> list[str]:
-    found = stored(SPEED / "book.json")
-    if not found:
-        return []
+def cost_lines(found: Json) -> list[str]:
     lines = [
         "## What the book costs",
         "",
@@ -319,3 +292,19 @@ def cost_lines() -> list[str]:
     for name, goal in found["goals"].items():
         lines.append(f"| {GOALS[name]} | {goal['value']:g} | {goal['must']:g} | {'met' if goal['met'] else '**missed**'} |")
     return [*lines, ""]
+
+
+SECTIONS = (
+    (mutation_lines, "mutation"),
+    (abuse_lines, "abuse"),
+    (properties_lines, "properties"),
+    (digits_lines, "digits"),
+    (versions_lines, "versions"),
+    (surroundings_lines, "surroundings"),
+)
+
+
+def trust_markdown(chapters: list[Chapter]) -> str:
+    """What was tried to make the book and the package fail, and what came of it; nothing of what was not measured."""
+    files = [*((section, TRUST / f"{name}.json") for section, name in SECTIONS), (cost_lines, SPEED / "book.json")]
+    return "\n".join(line for section, path in files if (found := stored(path)) for line in section(found))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import platform
 import random
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-from book_tools import forks
+from book_tools import forks, system
 from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.forks import IDLE, SURVIVED, Target
 from book_tools.mutants import Mutant, result_mutants, source_mutants
@@ -26,7 +23,6 @@ from book_tools.trials import MISSED, NOTICED, Trial, chapter_trials
 RESULTS = ROOT / "results" / "mutation.json"
 SAMPLE = 400  # source mutants of one module; of a longer list a fixed sample is run
 HELPERS = {"kexue._check": "test_check.py", "kexue.attention._mask": "attention/test_position_encodings.py"}
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Json = dict[str, Any]
 
@@ -64,9 +60,8 @@ def run(jobs: int) -> int:
     if not hasattr(os, "fork"):
         print("the mutation test forks and so needs Linux or macOS", file=sys.stderr)
         return 1
-    for name in THREADS:
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("PYTHONHASHSEED", "0")
+    for name, value in (system.ONE_THREAD | {"PYTHONHASHSEED": "0"}).items():
+        os.environ.setdefault(name, value)
     os.environ["MPLBACKEND"] = "agg"
     begun = time.perf_counter()
     try:
@@ -75,23 +70,9 @@ def run(jobs: int) -> int:
         print(f"nothing was stored: {error}", file=sys.stderr)
         return 1
     stamp = {"date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(), "torch": version("torch")}
-    save(RESULTS, stamp | {"minutes": round((time.perf_counter() - begun) / 60, 1)} | report)
+    system.save(RESULTS, stamp | {"minutes": round((time.perf_counter() - begun) / 60, 1)} | report)
     print(summary(report))
     return 0
-
-
-def save(path: Path, report: Json) -> None:
-    """Replace ``path`` in one step."""
-    path.parent.mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def summary(report: Json) -> str:

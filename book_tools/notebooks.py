@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from book_tools import system
 from book_tools.figures import compact
 
 Notebook = dict[str, Any]
@@ -99,19 +100,8 @@ def dumps(notebook: Notebook) -> str:
 
 
 def write(path: Path, notebook: Notebook) -> None:
-    """Replace ``path`` in one step: whoever interrupts finds the old notebook or the new one, never half of one."""
-    text = dumps(notebook)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Replace ``path`` by the notebook in canonical form, in one step."""
+    system.replace(path, dumps(notebook))
 
 
 def execute(path: Path, timeout: int = 600) -> None:

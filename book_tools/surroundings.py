@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from book_tools import mutation
+from book_tools import system
 from book_tools.chapter import ROOT
 from book_tools.copies import BUILD, EXECUTE, TESTS, Book, Ended, Untried, World, Wrong, expect, kill_started, namespace, tree
 
@@ -325,5 +325,5 @@ def run(only: Sequence[str] = ()) -> int:
         finally:
             kill_started()
     if not only:
-        mutation.save(RESULT, {"date": datetime.now(UTC).date().isoformat(), "entries": [entry._asdict() for entry in entries]})
+        system.save(RESULT, {"date": datetime.now(UTC).date().isoformat(), "entries": [entry._asdict() for entry in entries]})
     return int(any(entry.outcome == "FAILED" for entry in entries))

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from book_tools import system
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PROMISED = ("numpy", "scipy", "torch", "matplotlib", "scikit-learn")
@@ -62,9 +64,9 @@ def finish_lock() -> None:
     path = ROOT / "requirements-hashed.txt"
     packages = re.split(r"\n(?=\S)", path.read_text(encoding="utf-8").strip())
     kept = [package for package in packages if not re.match(r"nvidia-|triton==|cuda-|#", package)]
-    path.write_text("\n".join([*HASHED_HEADER, *kept]) + "\n", encoding="utf-8")
+    system.replace(path, "\n".join([*HASHED_HEADER, *kept]) + "\n")
     plain = [package.partition("\n")[0].rstrip(" \\") for package in kept]
-    (ROOT / "requirements.txt").write_text("\n".join([*HEADER, *plain]) + "\n", encoding="utf-8")
+    system.replace(ROOT / "requirements.txt", "\n".join([*HEADER, *plain]) + "\n")
 
 
 def record(what: str, report: Path) -> None:
@@ -85,7 +87,7 @@ def record(what: str, report: Path) -> None:
         key=lambda each: [[int(n) for n in re.findall(r"\d+", each[key])] for key in ("python", "torch")] + [each["what"]]
     )
     lines = ",\n".join(f"  {json.dumps(each)}" for each in entries)
-    path.write_text(f'{{"date": "{entry["date"]}", "entries": [\n{lines}\n]}}\n', encoding="utf-8")
+    system.replace(path, f'{{"date": "{entry["date"]}", "entries": [\n{lines}\n]}}\n')
 
 
 def properties(reports: list[Path]) -> None:
@@ -96,7 +98,7 @@ def properties(reports: list[Path]) -> None:
     told = [base64.b64decode(each.get("value", "")).decode() for root in roots for each in root.iter("property")]
     examples = sum(int(count) for text in told for count in re.findall(r"(\d+) passing", text))
     found = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "tests": len(told), "examples": examples}
-    (RESULTS / "properties.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+    system.replace(RESULTS / "properties.json", json.dumps(found) + "\n")
 
 
 def main() -> None:

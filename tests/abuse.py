@@ -13,9 +13,7 @@ import datetime
 import functools
 import importlib
 import inspect
-import json
 import math
-import os
 import pickle
 import pkgutil
 import random
@@ -33,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 import kexue
+from book_tools import system
 from kexue.attention.rope import RotaryEmbedding
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -906,14 +905,10 @@ def counts() -> dict[str, int]:
 def main(file: str) -> None:
     """Write the counts with their date, whole or not at all."""
     torch.set_num_threads(1)
-    text = json.dumps(counts() | {"date": datetime.date.today().isoformat()}, indent=1) + "\n"
+    result = counts() | {"date": datetime.date.today().isoformat()}
     if failures := [failure for name in TABLE for failure in sweep(name).failures]:
         sys.exit("\n".join(failures))
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    system.save(Path(file), result)
 
 
 if __name__ == "__main__":

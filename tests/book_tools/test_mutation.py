@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from book_tools import mutation
+from book_tools import mutation, system
 from book_tools.chapter import ROOT
 from book_tools.mutants import apply, changed, result_mutants, source_mutants
 from book_tools.trials import MISSED, NOTICED, watched
@@ -145,8 +145,8 @@ def test_weak_tests_leave_survivors(tests, survivors, tmp_path):
 
 def test_figures_are_stored_in_one_step(tmp_path):
     path = tmp_path / "results" / "mutation.json"
-    mutation.save(path, {"a": 1})
+    system.save(path, {"a": 1})
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in path.parent.iterdir()] == ["mutation.json"]
     with pytest.raises(TypeError):
-        mutation.save(path, {"a": object()})
+        system.save(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in path.parent.iterdir()] == ["mutation.json"]
