@@ -424,14 +424,19 @@ def _multi_head(s: Setting) -> Pair:
     return Pair(ours, lambda: peer(x, x, x, need_weights=False)[0], scale=s["n"], moved=moved, flops=flops, leaves=(x,))
 
 
+def _shaw_rows(made: ShawAttention, s: Setting) -> Tensor:
+    """The row of the tables for every pair (i, j), shape (n, n)."""
+    positions = torch.arange(s["n"], device=s.device)
+    return (positions[:, None] - positions).clamp(-made.max_distance, made.max_distance) + made.max_distance
+
+
 def _shaw(s: Setting) -> Pair:
     q, k, v = _qkv(s)
     made, extra = _made(s, "shaw")
     assert isinstance(made, ShawAttention)
-    positions = torch.arange(s["n"], device=s.device)
 
     def peer() -> Tensor:
-        index = (positions[:, None] - positions).clamp(-made.max_distance, made.max_distance) + made.max_distance
+        index = _shaw_rows(made, s)
         keys, values = made.key_table[index], made.value_table[index]
         logits = q @ k.mT + torch.einsum("bhnd,nmd->bhnm", q, keys)
         weights = (logits / math.sqrt(s["d"])).softmax(-1)
@@ -445,11 +450,9 @@ def _shaw_scores(s: Setting) -> Pair:
     q, k, _ = _qkv(s)
     made, extra = _made(s, "shaw")
     assert isinstance(made, ShawAttention)
-    positions = torch.arange(s["n"], device=s.device)
 
     def peer() -> Tensor:
-        index = (positions[:, None] - positions).clamp(-made.max_distance, made.max_distance) + made.max_distance
-        return (q @ k.mT + torch.einsum("bhnd,nmd->bhnm", q, made.key_table[index])) / math.sqrt(s["d"])
+        return (q @ k.mT + torch.einsum("bhnd,nmd->bhnm", q, made.key_table[_shaw_rows(made, s)])) / math.sqrt(s["d"])
 
     pair = _attention(s, lambda: made.logits(q, k), peer, (q, k, made.key_table), extra=extra)
     pair.moved, pair.flops = (2 * _elements(s) + s["B"] * s["H"] * s["n"] ** 2) * s.itemsize, pair.flops / 2

@@ -96,7 +96,7 @@ def tensor(name: str, value: Any) -> Tensor:
 def floating(name: str, value: Any, *, ndim: int | None = None) -> Tensor:
     """A real floating-point tensor of 16 bits or more, with exactly ``ndim`` axes where that is given."""
     checked = tensor(name, value)
-    if not checked.is_floating_point() or checked.dtype.itemsize < 2:
+    if not checked.is_floating_point() or _eight_bit(checked.dtype):
         raise TypeError(f"{name} must be floating point, got {checked.dtype}")
     return axes(name, checked, ndim)
 
@@ -116,9 +116,14 @@ def real(name: str, value: Any) -> Tensor:
     import torch
 
     checked = tensor(name, value)
-    if checked.dtype == torch.bool or checked.is_complex() or (checked.is_floating_point() and checked.dtype.itemsize < 2):
+    if checked.dtype == torch.bool or checked.is_complex() or _eight_bit(checked.dtype):
         raise TypeError(f"{name} must hold integers or real numbers, got {checked.dtype}")
     return checked
+
+
+def _eight_bit(dtype: torch.dtype) -> bool:
+    """Whether it is a floating dtype too narrow to calculate with."""
+    return dtype.is_floating_point and dtype.itemsize < 2
 
 
 def floating_dtype(name: str, value: Any) -> torch.dtype:
@@ -147,7 +152,7 @@ def device(name: str, value: Any) -> torch.device | None:
 def placement(place: Any, dtype: Any) -> None:
     """The last two arguments of every module with parameters, ``device`` and ``dtype``; None is PyTorch's default."""
     device("device", place)
-    if dtype is not None and floating_dtype("dtype", dtype).itemsize < 2:
+    if dtype is not None and _eight_bit(floating_dtype("dtype", dtype)):
         raise TypeError(f"dtype must be a floating dtype of 16 bits or more, got {dtype}")
 
 

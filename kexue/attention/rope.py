@@ -242,10 +242,7 @@ class RotaryEmbedding(nn.Module):
         _check.floating("x", x)
         if x.ndim < 2 or x.shape[-1] < self.dim:
             raise ValueError(f"x must have shape (..., n, D) with D >= {self.dim}, got {tuple(x.shape)}")
-        if type(offset) is not int:  # the check would fix a traced integer and so recompile at every decoding step
-            offset = _check.position("offset", offset)
-        if not 0 <= offset <= 2**53:
-            _check.position("offset", offset)
+        offset = _check.position("offset", offset)
         if positions is None:
             cos, sin = self._consecutive(x, offset)
         else:
