@@ -146,6 +146,8 @@ def _first(places: NDArray[np.bool_]) -> Any:
 
 def _instead(result: Any, right: Any, atol: float, rtol: float) -> str:
     """Of a function, whose answer is no secret: the first number that differs, and what it should be."""
+    if not _is_numeric(result):
+        return ""  # a text, a dictionary, lists of unequal length: the words before this say so
     got, want = _numbers(result), _numbers(right)
     if got.shape != want.shape or not got.ndim or not got.any():
         return ""

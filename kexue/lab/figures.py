@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008), without the yellow that vanishes on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 STYLE: dict[str, Any] = {
     "figure.figsize": (7.0, 3.4),
@@ -40,10 +45,15 @@ STYLE: dict[str, Any] = {
 
 
 def use_style() -> None:
-    """Set the figure style of the book; inside a notebook also the resolution of stored figures."""
+    """Set the figure style of the book; inside a notebook also the resolution of stored figures and one thread.
+
+    The chapters compute with small arrays, for which many threads wait for each other. Where an environment variable such as
+    ``OMP_NUM_THREADS`` says how many there are to be, that number stays.
+    """
     import matplotlib as mpl
     from cycler import cycler
 
+    use_one_thread()
     mpl.rcdefaults()
     mpl.rcParams.update(dict[Any, Any](STYLE, **{"axes.prop_cycle": cycler(color=COLORS)}))
     try:
@@ -54,6 +64,18 @@ def use_style() -> None:
     if get_ipython() is not None:
         # A fixed canvas: cropping to the ink would let a change of one tick label move every pixel.
         set_matplotlib_formats("png", bbox_inches=None, pil_kwargs={"optimize": True})
+
+
+def use_one_thread() -> None:
+    """One thread for PyTorch, if it is loaded, and for NumPy, unless the environment sets a number."""
+    if any(name in os.environ for name in THREADS):
+        return
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    with contextlib.suppress(ImportError):  # comes with scikit-learn
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
 
 
 def image_grid(

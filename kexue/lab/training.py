@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kexue.lab.figures import use_one_thread
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -52,6 +54,7 @@ def fit(
     """
     import torch
 
+    use_one_thread()
     leaves = list(params.values()) if isinstance(params, dict) else list(params)
     optimizer = torch.optim.Adam(leaves, lr=lr)
     history = []

@@ -24,7 +24,14 @@ SMALL = 0.1  # a tolerance is judged at the entry that nine of ten exceed
 
 
 class VerificationError(AssertionError):
-    """An equation does not hold, or its check could not have failed."""
+    """An equation does not hold, or its check could not have failed.
+
+    A notebook shows the message alone, in a line or three; everything else, pytest among it, sees an ordinary error.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of the way through this file."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class Record(NamedTuple):
@@ -36,6 +43,13 @@ class Record(NamedTuple):
 
 
 _records: list[Record] = []
+_numbers: dict[str, str] = {}
+
+
+def number_equations(numbers: dict[str, str]) -> None:
+    """Let the messages of failing checks name equations as the text does, ``{"eq-gap": "3.8"}``; a reader's notebook begins with it."""
+    _numbers.clear()
+    _numbers.update(numbers)
 
 
 def records() -> tuple[Record, ...]:
@@ -97,8 +111,8 @@ def verify(
     np.subtract(left, right, out=difference, where=~same)
     deviation = np.abs(difference)
     allowed = atol + rtol * np.where(np.isfinite(right), np.abs(right), 0.0)
-    _compare(label, deviation - allowed, deviation, left, right)
     tolerance = " + ".join([_short(atol)] * (atol > 0 or rtol == 0) + [f"{_short(rtol)} relative"] * (rtol > 0))
+    _compare(label, deviation - allowed, deviation, ("lhs", left), ("rhs", right), f"allowed: {tolerance}", oracle)
     check = "equal" if tolerance == "0" else f"equal within {tolerance}"
     _done(label, check + (f" of {scale:g}" if cancels and scale else ""), oracle, sensitivity)
 
@@ -137,7 +151,8 @@ def verify_bound(
         gap = np.zeros(left.shape)
         np.subtract(left, right, out=gap, where=~same)
         gap *= sign
-        _compare(label, -gap - slack, -gap, left, right)
+        rule = f"{name} bound" + f", allowed beyond it: {_short(slack)}" * bool(slack)
+        _compare(label, -gap - slack, -gap, ("value", left), (name, right), rule, oracle)
         reached = same | (np.abs(gap) <= slack)
         distance = np.where(reached, 0.0, (gap + slack) / np.where(reached, 1.0, size))
         _require(
@@ -188,7 +203,9 @@ def verify_statistic(
         f"{k:g} standard errors are {reach:.3g} of the expected value: a change of {sensitivity:g} would pass unnoticed",
     )
     deviation = np.abs(left - right)
-    _compare(label, deviation - k * error, deviation, left, right)
+    with np.errstate(all="ignore"):
+        far = f"{float(np.nanmax(deviation / error)):.1f} standard errors, allowed: {k:g}"
+    _compare(label, deviation - k * error, deviation, ("estimate", left), ("expected", right), far, oracle)
     _done(label, f"within {k:g} standard errors", oracle, sensitivity)
 
 
@@ -201,7 +218,11 @@ def verify_order(label: str, steps: Any, errors: Any, order: float, *, atol: flo
     )
     _require(label, 0 < atol < min(0.5, abs(order) / 2), f"atol must be in (0, 0.5) and below half the order, got {atol}")
     slope = float(np.polyfit(np.log(step), np.log(error), 1)[0])
-    _require(label, abs(slope - order) <= atol, f"order {slope:.4g} instead of {order:g} (tolerance {atol:g})")
+    _require(
+        label,
+        abs(slope - order) <= atol,
+        f"order {slope:.4g} instead of {order:g} (allowed: {atol:g})" + f" · {oracle}" * bool(oracle),
+    )
     _done(label, f"order {order:g} within {_short(atol)}", oracle)
 
 
@@ -259,19 +280,29 @@ def _declared(label: str, sensitivity: float, reason: str, most: float = 0.5) ->
     _require(label, sensitivity <= SHARP or bool(reason.strip()), f"sensitivity={sensitivity:g} needs a reason")
 
 
-def _compare(label: str, excess: Array, deviation: Array, left: Array, right: Array) -> None:
+def _compare(
+    label: str, excess: Array, deviation: Array, first: tuple[str, Array], second: tuple[str, Array], rule: str, oracle: str
+) -> None:
+    """Three lines where something exceeds what is allowed: which equation, how far apart, by which rule."""
     if np.all(excess <= 0):
         return
     worst = np.unravel_index(int(np.argmax(excess)), excess.shape)
     where = f" at index {tuple(int(i) for i in worst)}" if worst else ""
+    (left, one), (right, other) = ((name, values[worst]) for name, values in (first, second))
     raise VerificationError(
-        f"{label}: largest deviation {deviation[worst]:.6g}{where}: lhs {left[worst]:.9g}, rhs {right[worst]:.9g}"
+        f"{_named(label)} does not hold\n"
+        f"  largest deviation {deviation[worst]:.6g}{where}: {left} {one:.9g}, {right} {other:.9g}\n"
+        f"  {rule}" + f" · {oracle}" * bool(oracle)
     )
+
+
+def _named(label: str) -> str:
+    return f"{label} ({_numbers[label]})" if label in _numbers else label
 
 
 def _require(label: str, condition: bool, message: str) -> None:
     if not condition:
-        raise VerificationError(f"{label}: {message}")
+        raise VerificationError(f"{_named(label)}: {message}")
 
 
 def _done(label: str, check: str, oracle: str, sensitivity: float = SHARP) -> None:

@@ -1,5 +1,6 @@
 """The checks of exercises: right passes, and each kind of wrong is named."""
 
+import functools
 import math
 
 import numpy as np
@@ -133,3 +134,76 @@ def test_a_known_mistake_is_named_before_anything_else(capsys):
 def test_a_check_that_could_not_fail_is_refused(arguments, settings, message):
     with pytest.raises(ValueError, match=message):
         exercise(*arguments, **settings)
+
+
+class Hostile:
+    """An object that answers nothing."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("no")
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+ODD = [
+    *(
+        "text",
+        b"bytes",
+        "",
+        {},
+        {"a": 1},
+        {1, 2},
+        [],
+        [[1, 2], [3]],
+        [1, "a"],
+        None,
+        object,
+        object(),
+        Hostile(),
+        iter([1]),
+        range(3),
+    ),
+    *(
+        True,
+        1 + 2j,
+        math.inf,
+        -math.inf,
+        10**400,
+        np.array(["a"]),
+        np.array([None]),
+        np.array(1, dtype="datetime64[s]"),
+        np.zeros((0, 3)),
+    ),
+    *(
+        torch.zeros(2, 2),
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2, dtype=torch.bool),
+        torch.zeros(2, device="meta"),
+        [torch.zeros(2)],
+    ),
+    *(NotImplemented, slice(3), type, math, [[]], (1,), np.ma.masked_array([1.0], mask=[True])),
+]
+
+
+@pytest.mark.parametrize("answer", [2.0, np.arange(6.0).reshape(2, 3)])
+@pytest.mark.parametrize("attempt", ODD, ids=lambda thing: type(thing).__name__)
+def test_a_check_answers_whatever_it_is_given(capsys, answer, attempt):
+    assert said(capsys, exercise("ex-a", answer), attempt).startswith("ex-a: not yet: ")
+
+
+@pytest.mark.parametrize("result", ODD, ids=lambda thing: type(thing).__name__)
+@pytest.mark.parametrize("right", [lambda x: x * 2.0, lambda x: np.full((2, 2), x * 2.0)])
+def test_a_check_answers_whatever_a_function_returns(capsys, right, result):
+    check = exercise("ex-a", right, (1.0,), (2.0,))
+    assert said(capsys, check, lambda x: result).startswith("ex-a: not yet: ")
+    check(result) if not callable(result) else None
+
+
+@pytest.mark.parametrize(
+    "attempt", [lambda: 1, lambda x, y: 1, int, print, len, functools.partial(int, 3), lambda x: exec("raise KeyError")]
+)
+def test_a_check_answers_a_function_of_another_kind(capsys, attempt):
+    check = exercise("ex-a", lambda x: x * 2.0, (1.0,), (2.0,))
+    check(attempt)
+    assert "ex-a: not yet: " in capsys.readouterr().out

@@ -2,7 +2,10 @@
 
 import hashlib
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from book_tools.versions import pinned
 from kexue.lab import digits, fit, image_grid, mean_se, paired, prose, stack, use_style, verdict
+from kexue.lab.figures import THREADS
 
 CORPUS = "9ee015f3374fdaf20e3613d5e59de547"  # of the versions in requirements.txt, on every Python
 
@@ -117,3 +121,11 @@ def test_figures_have_the_width_of_the_page():
         with pytest.raises(ValueError, match="images"):
             image_grid(np.zeros((2, 5)))
         mpl.pyplot.close("all")
+
+
+@pytest.mark.parametrize(("setting", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
+def test_chapters_use_one_thread_where_the_reader_sets_none(setting, threads):
+    code = "import torch; from kexue.lab import use_style; use_style(); print(torch.get_num_threads())"
+    plain = {k: v for k, v in os.environ.items() if k not in THREADS}
+    done = subprocess.run([sys.executable, "-c", code], env=plain | setting, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == threads

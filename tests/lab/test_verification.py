@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue.lab import VerificationError, records, verify, verify_bound, verify_order, verify_statistic
+from kexue.lab import VerificationError, records, verification, verify, verify_bound, verify_order, verify_statistic
 
 
 def test_a_true_equation_prints_one_line_without_the_error(capsys):
@@ -16,7 +16,9 @@ def test_a_true_equation_prints_one_line_without_the_error(capsys):
 
 
 def test_a_false_equation_names_label_deviation_index_and_both_values():
-    with pytest.raises(VerificationError, match=r"eq-a: largest deviation 0\.5 at index \(1, 0\): lhs 3\.5, rhs 3"):
+    with pytest.raises(
+        VerificationError, match=r"^eq-a does not hold\n  largest deviation 0\.5 at index \(1, 0\): lhs 3\.5, rhs 3\n"
+    ):
         verify("eq-a", np.array([[1.0, 2.0], [3.5, 4.0]]), np.array([[1.0, 2.0], [3.0, 4.0]]), atol=1e-12)
 
 
@@ -218,3 +220,43 @@ def test_a_convergence_order_is_the_slope():
         verify_order("eq-d", steps, np.ones(3), 0.3, atol=0.4)
     with pytest.raises(VerificationError, match="positive"):
         verify_order("eq-d", steps, 0 * steps, 4, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("check", "third"),
+    [
+        (lambda: verify("eq-a", 1.5, 1.0, atol=1e-12, oracle="brute force"), "allowed: 1e-12 · brute force"),
+        (lambda: verify("eq-a", 1.5, 1.0, atol=0, rtol=1e-9), "allowed: 1e-9 relative"),
+        (
+            lambda: verify_bound("eq-a", 1.5, upper=1.0, slack=1e-9, oracle="random"),
+            "upper bound, allowed beyond it: 1e-9 · random",
+        ),
+        (
+            lambda: verify_statistic("eq-a", 1.001, 1.0, standard_error=1e-4),
+            "10.0 standard errors, allowed: 4 · Monte Carlo",
+        ),
+    ],
+)
+def test_a_failing_check_reads_in_three_lines(check, third):
+    with pytest.raises(VerificationError) as caught:
+        check()
+    first, second, last = str(caught.value).splitlines()
+    assert first == "eq-a does not hold" and "largest deviation" in second and last.strip() == third
+
+
+def test_a_reader_s_notebook_names_equations_by_number(monkeypatch):
+    monkeypatch.setattr(verification, "_numbers", {})
+    verification.number_equations({"eq-a": "3.8"})
+    with pytest.raises(VerificationError, match=r"^eq-a \(3\.8\) does not hold"):
+        verify("eq-a", 1.5, 1.0, atol=1e-12)
+
+
+def test_a_notebook_shows_the_message_without_the_machinery():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shown = []
+    shell._showtraceback = lambda kind, value, lines: shown.extend(lines)
+    shell.run_cell("from kexue.lab import verify; verify('eq-a', 1.5, 1.0, atol=1e-12)")
+    assert "\n".join(shown).startswith("VerificationError: eq-a does not hold") and "Traceback" not in str(shown)
+    assert len("\n".join(shown).splitlines()) == 3
