@@ -29,19 +29,43 @@ def forget_run(stored):
     stored["cells"][0] |= {"execution_count": None, "outputs": []}
 
 
-@pytest.mark.parametrize("alter", [None, forget_run, alter_text, alter_figure, remove_figure])
-def test_stored_outputs_must_be_reproduced(tmp_path, alter):
-    shutil.copy(ROOT / "chapters" / "conftest.py", tmp_path)
-    path = tmp_path / "a.ipynb"
-    code = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-    notebooks.write(path, {"cells": [code | {"source": "print(42)"}, code | {"source": DRAW}]})
+def compared(folder, *sources, alter=lambda stored: None, tags=()):
+    """What nbval says of a notebook that was executed, stored and then altered."""
+    shutil.copy(ROOT / "chapters" / "conftest.py", folder)
+    path = folder / "a.ipynb"
+    code = {"cell_type": "code", "metadata": {"tags": list(tags)}, "execution_count": None, "outputs": []}
+    notebooks.write(path, {"cells": [code | {"source": source} for source in sources]})
     notebooks.execute(path)
-    if alter is not None:
-        stored = notebooks.read(path)
-        alter(stored)
-        notebooks.write(path, stored)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    result = subprocess.run(
+    stored = notebooks.read(path)
+    alter(stored)
+    notebooks.write(path, stored)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    return subprocess.run(
         [*command, "--nbval", "--nbval-current-env", str(path)], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert result.returncode == (0 if alter is None else 1), result.stdout
+
+
+def test_faithful_outputs_pass(tmp_path):
+    result = compared(tmp_path, "print(42)", DRAW)
+    assert result.returncode == 0 and "4 passed" in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize("alter", [forget_run, alter_text, alter_figure, remove_figure])
+def test_stored_outputs_must_be_reproduced(tmp_path, alter):
+    result = compared(tmp_path, "print(42)", DRAW, alter=alter)
+    assert result.returncode == 1, result.stdout
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ("x = 1", "print(x)", "x = 2"),
+        ("import random\nrng = random.Random(0)", "print(rng.random())"),
+        ("numbers = []", "numbers.append(1)\nprint(len(numbers))"),
+        ("y = 1\ndef f():\n    return y", "print(f())", "y = 2"),
+    ],
+)
+def test_a_cell_that_another_cell_spoils_is_found(tmp_path, sources):
+    result = compared(tmp_path, *sources)
+    assert result.returncode == 1 and "again" in result.stdout, result.stdout
+    assert compared(tmp_path, *sources, tags=["slow"]).returncode == 0

@@ -200,9 +200,7 @@ def test_a_check_answers_whatever_a_function_returns(capsys, right, result):
     check(result) if not callable(result) else None
 
 
-@pytest.mark.parametrize(
-    "attempt", [lambda: 1, lambda x, y: 1, int, print, len, functools.partial(int, 3), lambda x: exec("raise KeyError")]
-)
+@pytest.mark.parametrize("attempt", [lambda: 1, lambda x, y: 1, int, print, len, functools.partial(int, 3), lambda x: {}[x]])
 def test_a_check_answers_a_function_of_another_kind(capsys, attempt):
     check = exercise("ex-a", lambda x: x * 2.0, (1.0,), (2.0,))
     check(attempt)
