@@ -13,12 +13,8 @@ _compare_text = IPyNbCell.compare_outputs
 _run = IPyNbCell.runtest
 _collect = IPyNbFile.collect
 
-KEEP = "_kept = dict(globals())"
-RESTORE = """
-for _name in [name for name in globals() if name not in _kept]:
-    del globals()[_name]
-globals().update(_kept)
-"""
+KEEP = "import builtins; builtins.kept = dict(globals())"
+RESTORE = "globals().clear(); globals().update(__import__('builtins').kept)"
 
 
 def _compare_text_and_figures(self, test, ref, skip_compare=None):
