@@ -23,7 +23,7 @@ import yaml
 from benchmarks import cases, timing
 from book_tools import notebooks
 from book_tools.chapter import LABEL
-from book_tools.copies import snapshot
+from book_tools.system import snapshot
 
 BUILD = [sys.executable, "-m", "book_tools", "build"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
-import pkgutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import kexue
 from benchmarks import timing
+from book_tools.chapter import contents
 
+FOLDER = Path(__file__).resolve().parent
 Size = Mapping[str, int]
 FORWARD, BOTH, COMPILED = "forward", "forward+backward", "compiled"
+BFLOAT = "bfloat16 forward"
+MODES = ("float32 forward+backward", BFLOAT, "float32 compiled")  # what is measured beside float32 forward, unless less is said
 ROUNDING = 0.05  # results in bfloat16 may differ by so much: a dozen of its steps
 
 
@@ -134,21 +137,24 @@ def label(size: Size) -> str:
     return " ".join(f"{name}{value}" for name, value in size.items())
 
 
-def all_cases() -> list[Case]:
-    """The cases of every part that has some."""
-    return [case for part in _parts() for case in part.CASES]
+def posts() -> list[str]:
+    """The posts that have a file of pairs, ``part/slug``, in the order of the book."""
+    return [name for name in contents() if (FOLDER / f"{name}.py").is_file()]
 
 
-def without_peer() -> dict[str, str]:
+def pairs(post: str) -> Any:
+    """The file of a post: its CASES, the functions without a peer (NO_PEER) and those that need one (NAMED)."""
+    return import_module(f"benchmarks.{post.replace('/', '.')}")
+
+
+def all_cases(names: Sequence[str] | None = None) -> list[Case]:
+    """The cases of some posts, of all where none is named."""
+    return [case for post in names or posts() for case in pairs(post).CASES]
+
+
+def without_peer(names: Sequence[str] | None = None) -> dict[str, str]:
     """The functions that nobody else offers, each with the reason."""
-    return {name: reason for part in _parts() for name, reason in part.NO_PEER.items()}
-
-
-def _parts() -> list[Any]:
-    import benchmarks
-
-    parts = {module.name for module in pkgutil.iter_modules(kexue.__path__)}
-    return [import_module(f"benchmarks.{m.name}") for m in pkgutil.iter_modules(benchmarks.__path__) if m.name in parts]
+    return {name: reason for post in names or posts() for name, reason in pairs(post).NO_PEER.items()}
 
 
 def version(distribution: str) -> str | None:

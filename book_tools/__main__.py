@@ -1,5 +1,4 @@
-"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf``, ``links``,
-``mutate``, ``digits`` and ``surroundings``."""
+"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf`` and ``links``."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from book_tools import digits, mutation, notebooks, pdf, surroundings
+from book_tools import notebooks, pdf
 from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.form import faults
 
@@ -204,16 +203,12 @@ def main() -> int:
     commands.add_parser("build", help="build the book strictly")
     commands.add_parser("pdf", help="print the built book")
     commands.add_parser("links", help="check the external links")
-    commands.add_parser("mutate", help="try wrong equations and wrong code")
-    commands.add_parser("digits", help="judge the printed digits")
-    commands.add_parser("surroundings", help="build and execute in hostile surroundings")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # "kill" and "timeout" are answered like Ctrl-C
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
         others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links}
-        others |= {"digits": digits.run, "mutate": lambda: mutation.run(os.cpu_count() or 1), "surroundings": surroundings.run}
         return others[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)

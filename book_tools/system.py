@@ -1,13 +1,16 @@
-"""What every tool asks of the system: files replaced in one step, numerical libraries on one thread. Needs nothing but Python."""
+"""What every tool asks of the system: files replaced in one step, one thread, a copy of the tree. Needs nothing but Python and git."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -30,3 +33,13 @@ def save(path: Path, result: Any) -> None:
     """Replace a result file; what is no JSON leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def snapshot(to: Path) -> None:
+    """The files of the working tree that git knows or would add."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout
+    for name in filter(None, os.fsdecode(names).split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, to / name)

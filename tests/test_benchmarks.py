@@ -14,30 +14,6 @@ from benchmarks import cases, results, timing
 from benchmarks.cases import BOTH, FORWARD, Case, Lab, Pair, Setting, Target, measure
 from book_tools.chapter import contents
 
-# The public functions that the section "Peers" of a sheet names, or measures against something else.
-NAMED_IN_SHEETS = {
-    "attention.rope": {"RotaryEmbedding", "apply_rotary", "linear_attention"},
-    "attention.position_encodings": {
-        "RotaryAttention",
-        "T5Attention",
-        "TransformerXLAttention",
-        "ShawAttention",
-        "DebertaAttention",
-        "t5_bucket",
-    },
-    "generation.exposure_bias": {"global_log_prob", "viterbi", "beam_search", "gradient_penalty", "random_replacement"},
-    "generation.repetition": {
-        "apply_temperature",
-        "top_k",
-        "nucleus",
-        "repetition_rate",
-        "repetition_by_length",
-        "count_repeats",
-        "rebalance",
-    },
-    "probability.vae_bottleneck": {"kl_standard_normal", "rate_decomposition"},
-}
-
 
 class FakeClock:
     """Functions that take the time they are told, on a clock that only they move."""
@@ -281,15 +257,15 @@ def test_stored_results_are_small_and_name_no_machine():
         json.loads(text)
 
 
-def test_every_function_of_the_package_is_measured_or_has_no_peer():
-    measured = {case.function for case in cases.all_cases()}
-    reasons = cases.without_peer()
-    public = set()
-    for name in contents():
-        module = importlib.import_module(f"kexue.{name.replace('/', '.')}")
-        public |= {f"{name.replace('/', '.')}.{thing}" for thing in module.__all__ if not _record(getattr(module, thing))}
+@pytest.mark.parametrize("post", contents(), ids="{}:".format)
+def test_every_function_of_the_package_is_measured_or_has_no_peer(post):
+    assert post in cases.posts(), f"benchmarks/{post}.py is missing: CASES, NO_PEER and NAMED"
+    measured, reasons = {case.function for case in cases.all_cases([post])}, cases.without_peer([post])
+    dotted = post.replace("/", ".")
+    module = importlib.import_module(f"kexue.{dotted}")
+    public = {f"{dotted}.{thing}" for thing in module.__all__ if not _record(getattr(module, thing))}
     left = public - measured - set(reasons)
-    assert not left, f"give {', '.join(sorted(left))} a Case in benchmarks/<part>.py, or a sentence in NO_PEER there"
+    assert not left, f"give {', '.join(sorted(left))} a Case in benchmarks/{post}.py, or a sentence in NO_PEER there"
     assert measured <= public
     assert not measured & set(reasons)
     assert set(reasons) <= public
@@ -299,10 +275,10 @@ def _record(thing):
     return isinstance(thing, type) and issubclass(thing, tuple)
 
 
-@pytest.mark.parametrize("module", NAMED_IN_SHEETS)
-def test_what_the_sheets_measure_has_a_case(module):
-    measured = {case.function for case in cases.all_cases()}
-    assert {f"{module}.{name}" for name in NAMED_IN_SHEETS[module]} <= measured
+@pytest.mark.parametrize("post", cases.posts(), ids="{}:".format)
+def test_what_the_goals_for_speed_name_has_a_case(post):
+    measured = {case.function.rpartition(".")[2] for case in cases.all_cases([post])}
+    assert set(cases.pairs(post).NAMED) <= measured
 
 
 def test_cases_are_well_formed():

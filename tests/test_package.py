@@ -38,7 +38,7 @@ def test_contents_chapters_modules_and_tests_are_the_same_list():
 
 
 def test_every_folder_is_a_part_or_known():
-    known = {"kexue": {"lab"}, "tests": {"lab", "book_tools"}, "chapters": set()}
+    known = {"kexue": {"lab"}, "tests": {"lab", "book_tools", "trials"}, "chapters": set()}
     for top, others in known.items():
         folders = {p.parent.name for p in (ROOT / top).glob("*/*") if p.suffix in (".py", ".ipynb")} - {"__pycache__"}
         assert folders <= set(PARTS) | others

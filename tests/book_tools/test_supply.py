@@ -11,8 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from book_tools import versions
 from book_tools.chapter import ROOT
+from trials import versions
 
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / ".github/workflows").glob("*.yml")}
 JOBS = [(file, name, job) for file, content in WORKFLOWS.items() for name, job in content["jobs"].items()]

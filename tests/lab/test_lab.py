@@ -12,9 +12,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from book_tools.versions import pinned
 from kexue.lab import digits, fit, image_grid, mean_se, paired, prose, stack, use_style, verdict
 from kexue.lab.figures import THREADS
+from trials.versions import pinned
 
 CORPUS = "9ee015f3374fdaf20e3613d5e59de547"  # of the versions in requirements.txt, on every Python
 

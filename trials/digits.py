@@ -126,7 +126,7 @@ def follow(path: Path, variant: dict[str, str]) -> list[Shown]:
     """What a notebook prints under a variant, in a fresh process."""
     varied = {key for changes in VARIANTS.values() for key in changes}
     environment = {key: value for key, value in os.environ.items() if key not in varied} | BASE | variant
-    command = [sys.executable, "-m", "book_tools.digits", str(path)]
+    command = [sys.executable, "-m", "trials.digits", str(path)]
     done = subprocess.run(command, cwd=path.parent, env=environment, stdout=subprocess.PIPE, check=False, encoding="utf-8")
     if done.returncode:
         raise ChildProcessError(f"{path.name} does not run with {variant or BASE}; the lines above say why")

@@ -1,4 +1,4 @@
-"""Bad, odd and extreme arguments of every public name end in a right answer or in a refusal by name (the sweep of abuse.py)."""
+"""Bad, odd and extreme arguments of every public name end in a right answer or in a refusal by name (the sweep of trials/abuse.py)."""
 
 import copy
 import inspect
@@ -6,15 +6,16 @@ import io
 import json
 import pickle
 import random
-import subprocess
-import sys
+import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from abuse import EXEMPT, TABLE, Site, Sweep, difference, documented, filled, given, numbers, public, real, sweep
 from torch import Tensor, nn
+
+from book_tools.chapter import contents
+from trials import abuse
+from trials.abuse import Site, Sweep, declared, difference, documented, filled, given, numbers, public, real, sweep
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,30 +27,44 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_the_table_holds_every_public_name():
-    assert sorted(TABLE) == sorted(public())
+POSTS = contents()
+PLACES = [pytest.param(post, name, id=f"{post}:{name}") for post in POSTS for name in public(post)]
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_every_case_ends_in_a_right_answer_or_a_refusal_by_name(name):
-    swept = sweep(name)
+@pytest.mark.parametrize("post", POSTS, ids="{}:".format)
+def test_every_public_name_has_a_valid_call(post):
+    missing, foreign = set(public(post)) - set(declared(post)[0]), set(declared(post)[0]) - set(public(post))
+    where = f"tests/{post.replace('/', '/calls_')}.py"
+    assert not missing, f"give {', '.join(sorted(missing))} a valid call in {where}"
+    assert not foreign, f"{where} calls {', '.join(sorted(foreign))}, which the module does not offer"
+
+
+@pytest.mark.parametrize(("post", "name"), PLACES)
+def test_every_case_ends_in_a_right_answer_or_a_refusal_by_name(post, name):
+    swept = sweep(post, name)
     assert not swept.failures, f"{len(swept.failures)} of {swept.counts.total()} cases:\n" + "\n".join(swept.failures)
-    assert swept.counts.total() >= (12 if isinstance(public()[name], type) else 8)
+    assert swept.counts.total() >= (12 if isinstance(public(post)[name], type) else 8)
 
 
-def test_every_exemption_is_needed():
-    used = set().union(*(sweep(name).exemptions for name in TABLE))
-    assert used == set(EXEMPT)
+@pytest.mark.parametrize("post", POSTS, ids="{}:".format)
+def test_every_exemption_is_needed(post):
+    calls, exempt = declared(post)
+    assert set().union(*(sweep(post, name).exemptions for name in calls)) == set(exempt)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_every_method_and_argument_is_tried_and_documented(name):
-    thing, sites = public()[name], TABLE[name]
+@pytest.mark.parametrize(("post", "name"), PLACES)
+def test_every_method_and_argument_is_tried_and_documented(post, name):
+    thing, sites = public(post)[name], declared(post)[0][name]
     if isinstance(thing, type) and not hasattr(thing, "_fields"):
         own = {
             m for m in dir(thing) if not m.startswith("_") and getattr(getattr(thing, m), "__module__", "").startswith("kexue")
         }
-        inherited = {"extra_repr"} | ({"forward"} if name == "AbsolutePositions" else set())  # the base has no table to add
+        abstract = any(
+            re.match(e[0], f"{name}.{site.method}, ") and e[1] == "NotImplementedError"
+            for e in declared(post)[1]
+            for site in sites
+        )
+        inherited = {"extra_repr"} | ({"forward"} if abstract else set())  # a base cannot go forward
         assert own - inherited == {site.method.split()[0] for site in sites[1:]}
     for site in sites:
         function = getattr(thing, site.method.split()[0]) if site.method else thing
@@ -58,13 +73,16 @@ def test_every_method_and_argument_is_tried_and_documented(name):
             assert tried == set(documented(function)) == set(inspect.signature(function).parameters) - {"self", "args", "kwargs"}
 
 
-MODULES = [name for name in TABLE if isinstance(public()[name], type) and issubclass(public()[name], nn.Module)]
+def is_module(post, name):
+    """Whether a public name is a module of PyTorch that goes forward (an abstract base does not)."""
+    thing, sites = public(post)[name], declared(post)[0].get(name, ())
+    return isinstance(thing, type) and issubclass(thing, nn.Module) and any(site.method == "forward" for site in sites)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "AbsolutePositions"])  # abstract: its subclasses are here
-def test_every_module_keeps_the_promises_of_pytorch(name):
+@pytest.mark.parametrize(("post", "name"), [place for place in PLACES if is_module(*place.values)])
+def test_every_module_keeps_the_promises_of_pytorch(post, name):
     """Checkpoint, pickle, copy, cast, modes and one compiled graph, gradients included."""
-    thing, (constructor, *sites) = public()[name], TABLE[name]
+    thing, (constructor, *sites) = public(post)[name], declared(post)[0][name]
     module = filled(thing(**constructor.valid())).eval()
     assert not any(part.training for part in module.modules()) and all(part.training for part in module.train().modules())
     module.eval()
@@ -152,14 +170,17 @@ def test_the_sweep_finds_a_planted_defect(function, words):
     assert any(f"planted, {words}" in failure for failure in swept.failures), "\n".join(swept.failures)
 
 
-def test_the_counts_are_written_whole_with_their_date(tmp_path):
+def test_a_post_without_valid_calls_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(abuse, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"tests/part/calls_slug\.py is missing"):
+        declared("part/slug")
+
+
+def test_the_counts_are_written_whole_with_their_date(tmp_path, monkeypatch):
     target = tmp_path / "new" / "abuse.json"
-    script = (
-        "import sys, abuse; abuse.TABLE = {k: abuse.TABLE[k] for k in ('top_k', 'RateDecomposition')}; abuse.main(sys.argv[1])"
-    )
-    folder = Path(__file__).parent
-    subprocess.run([sys.executable, "-c", script, str(target)], cwd=folder, check=True)
+    monkeypatch.setattr(abuse, "contents", lambda: ["probability/vae_bottleneck"])
+    assert abuse.run(target) == 0
     written = json.loads(target.read_text(encoding="utf-8"))
-    assert written["functions"] == 2 and len(written["date"]) == 10
+    assert written["functions"] == len(public("probability/vae_bottleneck")) and len(written["date"]) == 10
     assert written["cases"] == written["refused"] + written["answered"] + written["exempt"] >= 20
     assert [path.name for path in target.parent.iterdir()] == ["abuse.json"]

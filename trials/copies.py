@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from book_tools.chapter import ROOT
-from book_tools.system import ONE_THREAD
+from book_tools.system import ONE_THREAD, snapshot
 
 CHAPTER = "generation/repetition"  # the quickest
 EXECUTE, BUILD, TESTS = (
@@ -66,16 +65,6 @@ def tree(folder: Path) -> Tree:
     """The digest of every file, by its path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def snapshot(to: Path) -> None:
-    """The files of the working tree that git knows or would add."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout
-    for name in filter(None, os.fsdecode(names).split("\0")):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, to / name)
 
 
 class Book:

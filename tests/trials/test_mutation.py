@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from book_tools import mutation, system
+from book_tools import system
 from book_tools.chapter import ROOT
-from book_tools.mutants import apply, changed, result_mutants, source_mutants
-from book_tools.trials import MISSED, NOTICED, watched
 from kexue import lab
+from trials import mutation
+from trials.equations import MISSED, NOTICED, watched
+from trials.mutants import apply, changed, result_mutants, source_mutants
 
 TOY = '''"""Toy."""
 
@@ -41,8 +42,8 @@ def test_both():
         halves(0)
 """
 SCRIPT = """import json, pathlib, sys
-from book_tools.forks import Target
-from book_tools.mutation import functions
+from trials.forks import Target
+from trials.mutation import functions
 root = pathlib.Path(sys.argv[1])
 print(json.dumps(functions([Target("toy.halves", root / "toy" / "halves.py", root / "tests" / "test_halves.py", root)], jobs=2)))
 """

@@ -1,6 +1,6 @@
 """Versions, read from ``requirements.txt`` and ``pyproject.toml``; needs nothing but Python, so that it runs before anything is installed.
 
-``python -m book_tools.versions oldest`` prints the lock with lower bounds of ``pyproject.toml`` in the place of its pins;
+``python -m trials.versions oldest`` prints the lock with lower bounds of ``pyproject.toml`` in the place of its pins;
 ``... lock`` finishes a fresh ``requirements-hashed.txt`` and writes the same pins without hashes to ``requirements.txt``;
 ``... record WHAT REPORT`` notes in ``results/versions.json`` how the tests of a JUnit report ended, and under which versions;
 ``... properties REPORT ...`` notes in ``results/properties.json`` how many examples the property tests of JUnit reports tried.
@@ -102,7 +102,7 @@ def properties(reports: list[Path]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m book_tools.versions", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trials.versions", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("oldest", "lock"):
         commands.add_parser(name)

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from book_tools import mutants
-from book_tools.mutants import Mutant
+from trials import mutants
+from trials.mutants import Mutant
 
 KILLED, SURVIVED, IDLE, LATE = "killed", "survived", "not applicable", "timeout"
 IDLE_CODE = 99  # pytest has 0 to 5
@@ -208,7 +208,7 @@ def _pytest(target: Target, plugin: Selection) -> int:
 
 def _warm(names: Iterable[str], target: Target) -> None:
     """Import ``names``, but for what is in the folder of the book itself and may be changed."""
-    own = tuple(str(target.root / folder) for folder in (target.module.partition(".")[0], "tests", "book_tools"))
+    own = tuple(str(target.root / folder) for folder in (target.module.partition(".")[0], "tests", "book_tools", "trials"))
     for name in names:
         with suppress(Exception):
             spec = importlib.util.find_spec(name)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from book_tools import system
 from book_tools.chapter import ROOT
-from book_tools.copies import BUILD, EXECUTE, TESTS, Book, Ended, Untried, World, Wrong, expect, kill_started, namespace, tree
+from trials.copies import BUILD, EXECUTE, TESTS, Book, Ended, Untried, World, Wrong, expect, kill_started, namespace, tree
 
 RESULT = ROOT / "results" / "surroundings.json"
 NO_SOCKETS = """import socket

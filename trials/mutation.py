@@ -14,11 +14,12 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
 
-from book_tools import forks, system
+from book_tools import system
 from book_tools.chapter import ROOT, Chapter, contents
-from book_tools.forks import IDLE, SURVIVED, Target
-from book_tools.mutants import Mutant, result_mutants, source_mutants
-from book_tools.trials import MISSED, NOTICED, Trial, chapter_trials
+from trials import forks
+from trials.equations import MISSED, NOTICED, Trial, chapter_trials
+from trials.forks import IDLE, SURVIVED, Target
+from trials.mutants import Mutant, result_mutants, source_mutants
 
 RESULTS = ROOT / "results" / "mutation.json"
 SAMPLE = 400  # source mutants of one module; of a longer list a fixed sample is run

@@ -2,8 +2,8 @@
 
 import pytest
 
-from book_tools import digits
-from book_tools.digits import Notes, Shown, judge, place, significant, summary
+from trials import digits
+from trials.digits import Notes, Shown, judge, place, significant, summary
 
 
 def toy(*sources):

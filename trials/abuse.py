@@ -1,9 +1,9 @@
 """Bad, odd and extreme arguments for every public name of the package, derived from one valid call of each.
 
-``TABLE`` declares the valid calls. From signature, docstring and valid value the sweep knows what kind of thing an argument is, and
-so what may go wrong with it. Every case must end in a right answer or in a TypeError or ValueError that begins with the name of an
-argument: never in another exception, a warning, NaN out of finite input, a changed input or a moved global generator.
-``python tests/abuse.py FILE`` writes the counts.
+The valid calls of a post stand beside its tests, in ``tests/part/calls_slug.py``. From signature, docstring and valid value the sweep
+knows what kind of thing an argument is, and so what may go wrong with it. Every case must end in a right answer or in a TypeError or
+ValueError that begins with the name of an argument: never in another exception, a warning, NaN out of finite input, a changed input or a
+moved global generator. ``tests/trials/test_abuse.py`` runs it, ``python -m trials abuse`` stores the counts.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import copy
 import datetime
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 import pickle
-import pkgutil
 import random
 import re
 import sys
@@ -30,9 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import kexue
 from book_tools import system
-from kexue.attention.rope import RotaryEmbedding
+from book_tools.chapter import ROOT, contents
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 # How far a result may lie from the one that float64 gives for the same values, relative to its largest entry.
@@ -76,172 +75,34 @@ def reals(names: str, *shape: int) -> Arguments:
     return {name: real(*shape, seed=i) for i, name in enumerate(names.split())}
 
 
-def labels() -> Tensor:
-    return torch.tensor([[0, 3, 1], [2, 2, 0]])
-
-
-def chain() -> Arguments:
-    return given(unary=real(2, 3, 4), pairwise=real(4, 4, seed=1))
-
-
-def bigram(prefixes: Tensor) -> Tensor:
-    table = real(4, 3, seed=5).log_softmax(-1)
-    return table[prefixes[:, -1] + 1] if prefixes.shape[1] else table[:1]
-
-
-def cubed(arguments: Arguments) -> Tensor:
-    x = arguments["inputs"]
-    return (
-        (x**3).sum() if getattr(x, "dtype", None) in TOLERANCE and isinstance(x, Tensor) else torch.ones((), requires_grad=True)
-    )
-
-
 PLACE = given(device="cpu", dtype=F64)
-MASK = torch.tensor([[True, False, True], [True, True, False], [False, False, True]])
-P = np.array([[0.5, 0.25], [0.125, 0.5]])
-PROBS = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
-ATTENTION = (
-    Site(lambda: reals("q k", 2, 2, 3, 4) | given(q_offset=2), "logits", "q k"),
-    Site(lambda: given(attn=real(2, 2, 3, 3).softmax(-1), v=real(2, 2, 3, 4), q_offset=2), "mix", "attn v"),
-    Site(lambda: reals("q k v", 2, 2, 3, 4) | given(attn_mask=MASK.clone(), is_causal=True, q_offset=1), "forward", "q k v"),
-)
-TABLE: dict[str, tuple[Site, ...]] = {
-    "sinusoidal": (
-        Site(lambda: given(positions=torch.arange(-1, 3), dim=4, base=100.0, dtype=F64), rows="positions", fixed=True),
-    ),
-    "hierarchical": (Site(lambda: given(table=real(3, 2), length=7, alpha=0.4)),),
-    "AbsolutePositions": (Site(lambda: given(dim=4, mode="add")), Site(lambda: given(length=3), "table")),
-    "LearnedPositions": (
-        Site(lambda: given(max_length=4, dim=6, mode="add", alpha=0.4, **PLACE)),
-        Site(lambda: given(length=5), "table"),
-        Site(lambda: given(x=real(2, 5, 6), offset=1), "forward", "x"),
-    ),
-    "SinusoidalPositions": (
-        Site(lambda: given(dim=6, base=100.0, mode="multiply")),
-        Site(lambda: given(length=5), "table"),
-        Site(lambda: given(x=real(2, 5, 6), offset=1), "forward", "x"),
-    ),
-    "ConvPositions": (
-        Site(lambda: given(dim=4, kernel_size=3, padding_mode="zeros", is_causal=False, **PLACE)),
-        Site(lambda: given(x=real(2, 5, 4)), "forward", "x"),
-    ),
-    "PositionAttention": (Site(dict), *ATTENTION),
-    "ShawAttention": (Site(lambda: given(head_dim=4, max_distance=2, **PLACE)), *ATTENTION),
-    "TransformerXLAttention": (Site(lambda: given(num_heads=2, head_dim=4, base=100.0, **PLACE)), *ATTENTION),
-    "T5Attention": (
-        Site(lambda: given(num_heads=2, num_buckets=8, max_distance=20, bidirectional=True, **PLACE)),
-        *ATTENTION,
-    ),
-    "t5_bucket": (
-        Site(
-            lambda: given(relative_position=torch.arange(-30, 30), bidirectional=True, num_buckets=32, max_distance=128),
-            rows="relative_position",
-        ),
-    ),
-    "DebertaAttention": (Site(lambda: given(num_heads=2, head_dim=4, max_distance=2, **PLACE)), *ATTENTION),
-    "RotaryAttention": (Site(lambda: given(head_dim=4, base=100.0, rotate_values=True)), *ATTENTION),
-    "rope_frequencies": (Site(lambda: given(dim=6, base=100.0, device="cpu")),),
-    "rotary_cos_sin": (
-        Site(lambda: given(positions=torch.arange(-1, 3), freqs=real(2), dtype=F64), rows="positions", fixed=True),
-    ),
-    "apply_rotary": (Site(lambda: given(x=real(2, 3, 5), cos=real(3, 2), sin=real(3, 2), interleaved=True), rows="x"),),
-    "RotaryEmbedding": (
-        Site(lambda: given(dim=4, base=100.0, interleaved=False)),
-        Site(lambda: given(x=real(2, 3, 5), offset=2), "forward", "x"),
-        Site(lambda: given(x=real(2, 3, 5), positions=torch.tensor([[0, 4, -1]] * 2)), "forward", "x positions"),
-    ),
-    "permute_rotary_weight": (Site(lambda: given(weight=real(12, 3), num_heads=2, rotary_dim=4, to_interleaved=False)),),
-    "decay_bound": (Site(lambda: given(distance=torch.arange(-1, 3), freqs=real(3)), rows="distance", fixed=True),),
-    "linear_attention": (
-        Site(
-            lambda: {k: v.exp() for k, v in reals("q k v q_norm k_norm", 2, 5, 3).items()} | given(is_causal=True, chunk_size=2),
-            rows="q k v q_norm k_norm",
-        ),
-        Site(lambda: {k: v.exp() for k, v in reals("q k v", 2, 5, 3).items()}, rows="q k v"),
-    ),
-    "rotary_linear_attention": (
-        Site(
-            lambda: (
-                reals("q k v", 2, 5, 4)
-                | given(rotary=RotaryEmbedding(4), feature_map=torch.sigmoid, is_causal=False, chunk_size=2)
-            ),
-            rows="q k v",
-        ),
-        Site(lambda: reals("q k v", 2, 5, 4) | given(rotary=RotaryEmbedding(4), is_causal=True), rows="q k v"),
-    ),
-    "path_score": (Site(lambda: chain() | given(labels=labels()), rows="unary labels"),),
-    "global_log_prob": (Site(lambda: chain() | given(labels=labels()), rows="unary labels"),),
-    "local_log_prob": (Site(lambda: chain() | given(labels=labels()), rows="unary labels"),),
-    "local_transitions": (Site(chain, rows="unary"),),
-    "viterbi": (Site(lambda: given(initial=real(2, 4), transitions=real(2, 3, 4, 4)), rows="initial transitions"),),
-    "beam_search": (Site(lambda: given(step=bigram, beam_size=2, max_length=3, eos=0)),),
-    "random_replacement": (
-        Site(
-            lambda: given(ids=labels(), sequence_rate=1.0, token_rate=0.75, mask=labels() > 0, generator=seeded()),
-            rows="ids mask",
-        ),
-    ),
-    "gradient_penalty": (Site(lambda: given(loss=From(cubed), inputs=real(2, 3).requires_grad_(), coefficient=0.5)),),
-    "repetition_by_length": (Site(lambda: given(P=P.copy(), max_length=3), fixed=True),),
-    "repetition_rate": (Site(lambda: given(P=P.copy()), fixed=True),),
-    "repetition_gradient": (Site(lambda: given(P=P.copy()), fixed=True),),
-    "average_repetition_probability": (Site(lambda: given(P=P.copy(), variant="corrected"), fixed=True),),
-    "expected_repeats": (Site(lambda: given(P=P.copy(), start=np.array([0.25, 0.5])), fixed=True),),
-    "count_repeats": (
-        Site(lambda: given(sequence="abababcbcbc", max_length=3)),
-        Site(lambda: given(sequence=[0, 1, 0, 1, 0], max_length=3)),
-    ),
-    "apply_temperature": (Site(lambda: given(probs=PROBS.copy(), temperature=0.5), rows="probs"),),
-    "top_k": (Site(lambda: given(probs=PROBS.copy(), k=2), rows="probs"),),
-    "nucleus": (Site(lambda: given(probs=PROBS.copy(), p=0.75), rows="probs"),),
-    "transition_matrix": (Site(lambda: given(sequences=[[0, 1, 0], [2]], vocab_size=3, smoothing=0.5)),),
-    "rebalance": (
-        Site(lambda: given(sequences=["abab", "abc"], threshold=0.5, min_count=1, max_rounds=2)),
-        Site(lambda: given(sequences=[[0, 1, 0, 1], [0, 1, 2]], threshold=0.5, min_count=1, max_rounds=2)),
-    ),
-    "kl_standard_normal": (Site(lambda: reals("mean log_var", 3, 2), rows="mean log_var"),),
-    "GaussianBottleneck": (
-        Site(lambda: given(in_features=5, latent_features=3, bias=True, **PLACE)),
-        Site(lambda: given(x=real(4, 5), generator=seeded()), "forward", "x"),
-        Site(lambda: given(x=real(4, 5), generator=seeded()), "forward in eval", "x"),
-    ),
-    "rate_decomposition": (Site(lambda: reals("mean log_var", 4, 2) | given(num_samples=2, generator=seeded())),),
-    "RateDecomposition": (
-        Site(lambda: reals("rate mutual_information marginal_kl total_correlation") | given(dimension_kl=real(2))),
-    ),
-    "reverse_water_filling": (Site(lambda: given(variances=real(4).exp(), level=0.75), rows="variances"),),
-}
-# Where a case may end otherwise: a pattern of "name.method, argument: case", one of what then happens, and why.
+OVERFLOW = "a sum passes the largest float16: documented domain"
 DRAWS = "a sample depends on the shape and the dtype of the whole batch"
-EXEMPT = (
-    (r"AbsolutePositions\.table", "NotImplementedError", "the base has no table until a subclass supplies one"),
-    (
-        r"(ConvPositions|GaussianBottleneck|\w+Attention)\.\w+, \w+: huge .*float16",
-        "NaN|instead",
-        "a sum passes the largest float16: documented domain",
-    ),
-    (r"GaussianBottleneck\.forward, (all|x): .*(one row|rows|float16|float32)", "instead", DRAWS),
-    (r"random_replacement, all: (one row|rows)", "instead", DRAWS),
-    (
-        r"linear_attention, [qk]: .*tiny in",
-        "NaN in a gradient|instead",
-        "a denominator below the smallest normal: documented domain",
-    ),
-    (
-        r"rotary_linear_attention, ([qk]|feature_map): ",
-        "x must have shape",
-        "the caller's RotaryEmbedding names its own argument",
-    ),
-    (r"viterbi, transitions: tiny .*float16", "instead", "differences below the rounding of scores: an equally good path"),
-)
+Calls = dict[str, tuple[Site, ...]]
+# Where a case may end otherwise: a pattern of "name.method, argument: case", one of what then happens, and why.
+Exempt = tuple[tuple[str, str, str], ...]
 
 
 @functools.cache
-def public() -> dict[str, Any]:
-    """Every public function and class of the parts (kexue.lab is not part of the library)."""
-    names = (m.name for m in pkgutil.walk_packages(kexue.__path__, "kexue.") if not m.name.startswith("kexue.lab"))
-    modules = [importlib.import_module(name) for name in names]
-    return {name: getattr(module, name) for module in modules for name in getattr(module, "__all__", ())}
+def declared(post: str) -> tuple[Calls, Exempt]:
+    """The valid calls of a post ("part/slug") and what is exempt, from ``tests/part/calls_slug.py``."""
+    path = ROOT / "tests" / f"{post.replace('/', '/calls_')}.py"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"tests/{post.replace('/', '/calls_')}.py is missing: CALLS holds a valid call of every public name"
+        )
+    spec = importlib.util.spec_from_file_location(f"calls_{post.replace('/', '_')}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CALLS, getattr(module, "EXEMPT", ())
+
+
+@functools.cache
+def public(post: str) -> dict[str, Any]:
+    """Every public function and class of a post's module."""
+    module = importlib.import_module(f"kexue.{post.replace('/', '.')}")
+    return {name: getattr(module, name) for name in module.__all__}
 
 
 # --- what may go wrong with an argument of each kind ----------------------------------------------------------------------
@@ -589,7 +450,7 @@ def bits(value: Any) -> Any:
 
 def global_state() -> Any:
     _, words, *rest = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().numpy().tobytes(), words.tobytes(), rest, random.getstate()
+    return torch.get_rng_state().numpy().tobytes(), bytes(np.asarray(words)), rest, random.getstate()
 
 
 def documented(function: Callable[..., Any]) -> dict[str, str]:
@@ -675,8 +536,8 @@ def filled(module: nn.Module) -> nn.Module:
 class Sweep:
     """All cases of one public name: how they ended, and what went wrong."""
 
-    def __init__(self, name: str, thing: Any, sites: tuple[Site, ...]) -> None:
-        self.thing, self.sites = thing, sites
+    def __init__(self, name: str, thing: Any, sites: tuple[Site, ...], exempt: Exempt = ()) -> None:
+        self.thing, self.sites, self.exempt = thing, sites, exempt
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
         self.exemptions: set[tuple[str, str, str]] = set()
@@ -730,7 +591,7 @@ class Sweep:
         """Count a case; a problem counts as exempt if the table says so."""
         place = f"{self.label}, {argument}: {what}"
         if problem:
-            excuse = next((e for e in EXEMPT if re.match(e[0], place) and re.search(e[1], problem)), None)
+            excuse = next((e for e in self.exempt if re.match(e[0], place) and re.search(e[1], problem)), None)
             self.exemptions |= {excuse} if excuse else set()
             self.failures += [] if excuse else [f"{place}: {problem}"]
             verdict = "exempt" if excuse else "failed"
@@ -823,7 +684,7 @@ class Sweep:
         def wrong(answer: Any) -> str:
             parts = [x.double().sum() for x in numbers(answer) if x.requires_grad and x.isfinite().all()]
             inputs = [made[k] for k in floats] + parameters
-            slopes = torch.autograd.grad(sum(parts), inputs, allow_unused=True) if parts else ()
+            slopes = torch.autograd.grad(parts, inputs, allow_unused=True) if parts else ()
             return "NaN in a gradient" if any(s is not None and s.isnan().any() for s in slopes) else ""
 
         self.settle(argument, what, self.call(made, module), wrong)
@@ -892,24 +753,25 @@ class Sweep:
 
 
 @functools.cache
-def sweep(name: str) -> Sweep:
-    return Sweep(name, public()[name], TABLE[name])
+def sweep(post: str, name: str) -> Sweep:
+    calls, exempt = declared(post)
+    return Sweep(name, public(post)[name], calls[name], exempt)
 
 
-def counts() -> dict[str, int]:
-    """Public names, cases, and how the cases ended."""
-    total = sum((sweep(name).counts for name in TABLE), Counter())
-    return {"functions": len(TABLE), "cases": total.total(), **{k: total[k] for k in ("refused", "answered", "exempt")}}
+def counts(post: str) -> dict[str, int]:
+    """Public names of a post, cases, and how the cases ended."""
+    names = declared(post)[0]
+    total = sum((sweep(post, name).counts for name in names), Counter())
+    return {"functions": len(names), "cases": total.total(), **{k: total[k] for k in ("refused", "answered", "exempt")}}
 
 
-def main(file: str) -> None:
+def run(file: Path) -> int:
     """Write the counts with their date, whole or not at all."""
     torch.set_num_threads(1)
-    result = counts() | {"date": datetime.date.today().isoformat()}
-    if failures := [failure for name in TABLE for failure in sweep(name).failures]:
-        sys.exit("\n".join(failures))
-    system.save(Path(file), result)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    posts = contents()
+    result = dict(sum((Counter(counts(post)) for post in posts), Counter()))
+    if failures := [failure for post in posts for name in declared(post)[0] for failure in sweep(post, name).failures]:
+        print(*failures, sep="\n", file=sys.stderr)
+        return 1
+    system.save(file, result | {"date": datetime.date.today().isoformat()})
+    return 0

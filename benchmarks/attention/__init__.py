@@ -1,0 +1,1 @@
+"""Pairs of the part attention, a file per post."""

@@ -1,0 +1,1 @@
+"""Pairs of the part generation, a file per post."""

@@ -1,0 +1,1 @@
+"""Pairs of the part probability, a file per post."""
