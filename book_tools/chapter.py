@@ -19,23 +19,46 @@ from kexue.lab.verification import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("probability", "functions", "losses", "optimization", "representation", "generation", "attention")
-CARD = ("Post", "Question", "Papers", "Before this", "Package", "Runs in")
-VERDICTS = ("confirmed", "holds under a condition", "not reproduced at this scale", "corrected")
+CARD = ("Post", "Papers", "Before this", "Package")
+VERDICTS = ("confirmed", "holds under a condition", "not reproduced at this scale", "corrected", "not tested here")
 VERDICT_SECTION = "## What the post gets right, and where we differ"
+ENDS = (VERDICT_SECTION, "## Since then", "## Exercises", "## Deeper", "## Symbols", "## References")  # what follows the spine
+FOLDED = {"hide-input", "hide-cell"}
+# What takes a reader how long: words, displays and lines of code in a minute.
+WORDS, DISPLAYS, LINES = 150, 5, 50
 
 LABEL = re.compile(r"\$\$[ \t]*\(([^()\s]+)\)[ \t]*$|\{math\}[^\n]*\n:label:\s*(\S+)", re.MULTILINE)
 CHECK = re.compile(r"^✓ (eq-[\w-]+): (.+?)(?: · (.+))?$", re.MULTILINE)
 ROW = re.compile(r"^\|(.+)\|\s*$", re.MULTILINE)
 SUMMARY = re.compile(r'^<div lang="zh">\n\n((?:- .+\n)+)\n</div>$', re.MULTILINE)
+IN_SHORT = re.compile(r"^\*\*In short\*\*\n\n((?:- .+(?:\n  .+)*\n)+)", re.MULTILINE)
+DISPLAY = re.compile(r"\$\$(.+?)\$\$|```\{math\}.*?```", re.DOTALL)
+UNCOUNTED = re.compile(
+    r'\$\$.*?\$\$(?:[ \t]*\([^()\s]+\))?|```\{math\}.*?```|<div lang="zh">.*?</div>|^\|.*$', re.DOTALL | re.MULTILINE
+)
 SYMBOLS = ("Symbol", "Meaning", "Shape", "In `kexue`")
 
 
 class Verdict(NamedTuple):
-    """What became of one claim of a post."""
+    """What became of one claim of a post, made at a place of it."""
 
     claim: str
+    where: str
     verdict: str
     evidence: str
+
+
+class Length(NamedTuple):
+    """What a reader meets on the spine of a chapter, its Deeper part left aside."""
+
+    words: int
+    displays: int
+    lines: int
+
+    @property
+    def minutes(self) -> int:
+        """How long the spine takes, to five minutes."""
+        return max(5, 5 * round((self.words / WORDS + self.displays / DISPLAYS + self.lines / LINES) / 5))
 
 
 class Symbol(NamedTuple):
@@ -105,6 +128,57 @@ class Chapter:
         return [line.removeprefix("- ") for line in match[1].splitlines()] if match else []
 
     @cached_property
+    def opening(self) -> str:
+        """The paragraphs between the title and *In short*: question, answer, why it matters."""
+        text = notebooks.source(self.notebook["cells"][0])
+        return re.split(r"^(?:\*\*In short|\||<div)", text.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0].strip()
+
+    @cached_property
+    def question(self) -> str:
+        """The sentence of the opening that asks."""
+        match = re.search(r"[^.?!:]*\?", " ".join(self.opening.split()))
+        return match[0].strip() if match else ""
+
+    @cached_property
+    def in_short(self) -> list[str]:
+        """The bullets with the deciding numbers, as Markdown."""
+        match = IN_SHORT.search(notebooks.source(self.notebook["cells"][0]) + "\n")
+        return [" ".join(bullet.split()) for bullet in re.split(r"^- ", match[1], flags=re.MULTILINE)[1:]] if match else []
+
+    @cached_property
+    def spine(self) -> list[dict[str, Any]]:
+        """The cells before the table of verdicts; of the cell in which it begins, what stands before it."""
+        found = []
+        for cell in self.notebook["cells"]:
+            text, end, _ = notebooks.source(cell).partition(VERDICT_SECTION)
+            if cell["cell_type"] != "markdown" or not end:
+                found.append(cell)
+                continue
+            return [*found, cell | {"source": text}]
+        return found
+
+    @cached_property
+    def length(self) -> Length:
+        """Words, displays and open lines of code on the spine; displays, tables and the Chinese summary hold no words."""
+        prose = [notebooks.source(cell) for cell in self.spine if cell["cell_type"] == "markdown"]
+        code = [cell for cell in self.spine if cell["cell_type"] == "code" and not FOLDED & set(cell["metadata"].get("tags", []))]
+        return Length(
+            sum(len(UNCOUNTED.sub(" ", text).split()) for text in prose),
+            sum(len(DISPLAY.findall(text)) for text in prose),
+            sum(len(notebooks.source(cell).splitlines()) for cell in code),
+        )
+
+    @property
+    def seconds(self) -> int:
+        """What the chapter takes to execute, in seconds of one processor, kernel and imports included; 0 if never measured."""
+        return int(self.notebook.get("metadata", {}).get("kexue", {}).get("seconds", 0))
+
+    @cached_property
+    def sections(self) -> list[str]:
+        """The headings of the second level, in order."""
+        return [f"## {title}" for title in re.findall(r"^## (.+?)\s*$", self.markdown, re.MULTILINE)]
+
+    @cached_property
     def symbols(self) -> list[Symbol]:
         _, _, section = self.markdown.partition("\n## Symbols\n")
         table = self._table(section)
@@ -140,7 +214,7 @@ class Chapter:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         _, _, section = self.markdown.partition(VERDICT_SECTION)
-        return [Verdict(*row) for row in self._table(section)[1:] if len(row) == 3]
+        return [Verdict(*row) for row in self._table(section)[1:] if len(row) == len(Verdict._fields)]
 
     @cached_property
     def drawings(self) -> list[dict[str, Any]]:

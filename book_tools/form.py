@@ -7,7 +7,21 @@ import re
 from collections.abc import Iterator
 
 from book_tools import figures, notebooks
-from book_tools.chapter import CARD, LABEL, ROOT, SYMBOLS, VERDICT_SECTION, VERDICTS, Chapter, ancestors, book
+from book_tools.chapter import (
+    CARD,
+    DISPLAY,
+    ENDS,
+    FOLDED,
+    LABEL,
+    ROOT,
+    SYMBOLS,
+    VERDICT_SECTION,
+    VERDICTS,
+    Chapter,
+    ancestors,
+    book,
+)
+from book_tools.names import spoiled
 from kexue.lab.exercises import LABEL as EXERCISE
 from kexue.lab.verification import LABEL as EQUATION
 
@@ -18,6 +32,9 @@ CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NO_CHECK = re.compile(r"\((a proof|to discuss)\)$")
 DECORATIONS = "mathcal|mathrm|mathbf|mathbb|mathsf|operatorname|boldsymbol|tilde|hat|bar|widetilde|text"
 HEAVIEST = 400_000  # bytes of a chapter's file
+MOST_WORDS, MOST_LINES, MOST_DISPLAYS = 2600, 300, 15  # of a spine, before the build warns
+NOTATION = 2  # displays of a chapter that may go without a label
+CONDITION = re.compile(r"(if|only)\b", re.IGNORECASE)
 
 
 def faults(chapters: list[Chapter] | None = None) -> list[str]:
@@ -25,9 +42,28 @@ def faults(chapters: list[Chapter] | None = None) -> list[str]:
     found = []
     everything = book() if chapters is None else chapters
     for chapter in everything:
-        checks = (_stored,) if _unrun(chapter) else (_stored, _opening, _figures, _equations, _verdicts, _exercises, _symbols)
+        checks = (_stored,) if _unrun(chapter) else CHECKS
         found += [f"chapters/{chapter.name}.ipynb{fault}" for check in checks for fault in check(chapter)]
     return found + list(_neighbours(everything))
+
+
+def warnings(chapters: list[Chapter] | None = None) -> list[str]:
+    """What the build says and does not stop for: a spine that takes longer than its twenty minutes."""
+    found = []
+    for chapter in book() if chapters is None else chapters:
+        limits = zip(
+            ("words", "open lines of code", "displays"), _counts(chapter), (MOST_WORDS, MOST_LINES, MOST_DISPLAYS), strict=True
+        )
+        over = [f"{count} {what} (at most {most})" for what, count, most in limits if count > most]
+        if over:
+            found.append(
+                f"chapters/{chapter.name}.ipynb: the spine has {', '.join(over)}; move side claims to Deeper, fold long cells"
+            )
+    return found
+
+
+def _counts(chapter: Chapter) -> tuple[int, int, int]:
+    return chapter.length.words, chapter.length.lines, chapter.length.displays
 
 
 def _unrun(chapter: Chapter) -> bool:
@@ -64,9 +100,16 @@ def _stored(chapter: Chapter) -> Iterator[str]:
 
 
 def _opening(chapter: Chapter) -> Iterator[str]:
-    """Title, card and Chinese summary stand in the first cell."""
+    """Title, question and answer, In short, card and Chinese summary stand in the first cell."""
     if not re.match(r"# .+\n", notebooks.source(chapter.notebook["cells"][0])):
         yield ", cell 0: begin with the title, '# ...'"
+    if not chapter.question:
+        yield ", cell 0: the opening asks nothing; one of its sentences ends with '?'"
+    if len(chapter.in_short) != 3 or not any(re.search(r"\d", bullet) for bullet in chapter.in_short):
+        yield (
+            f", cell 0: In short has {len(chapter.in_short)} bullets, not 3 with the deciding numbers; write **In short** on a line "
+            "of its own under the opening, a blank line, and three lines '- ...'"
+        )
     if tuple(chapter.card) != CARD:
         yield f", cell 0: the card needs the rows {', '.join(CARD)} and has {', '.join(chapter.card) or 'none'}"
         return
@@ -74,13 +117,46 @@ def _opening(chapter: Chapter) -> Iterator[str]:
         yield ', cell 0: the row Post reads [<span lang="zh">《title》</span>](https://kexue.fm/archives/number), day month year'
     if f"{{py:mod}}`kexue.{chapter.name.replace('/', '.')}`" not in chapter.card["Package"]:
         yield f", cell 0: the row Package links {{py:mod}}`kexue.{chapter.name.replace('/', '.')}`"
-    if not re.fullmatch(r"about \d+ s", chapter.card["Runs in"]):
-        yield ", cell 0: the row Runs in reads 'about 20 s'"
     if len(chapter.summary) != 3 or not all(CHINESE.search(line) for line in chapter.summary):
         yield (
             f', cell 0: the summary in Chinese has {len(chapter.summary)} lines, not 3; write <div lang="zh">, a blank line, '
             "three lines '- ...', a blank line and </div> under the card"
         )
+
+
+def _order(chapter: Chapter) -> Iterator[str]:
+    """The spine, then verdicts, what came since, exercises, Deeper, symbols, references."""
+    ends = [title for title in chapter.sections if title in ENDS]
+    if ends != sorted(ends, key=ENDS.index):
+        yield f": the sections stand in the order {', '.join(ends)}; the order is {', '.join(ENDS)}"
+    if chapter.sections and VERDICT_SECTION in chapter.sections:
+        for title in chapter.sections[chapter.sections.index(VERDICT_SECTION) :]:
+            if title not in ENDS:
+                yield f": {title!r} stands after the verdicts; move it before them, or under ## Deeper as a section ### ..."
+    for title in re.findall(r"^#+ (Deeper[ :].*)$", chapter.markdown, re.MULTILINE):
+        yield f": the heading {title!r}; write ### and the title alone, under ## Deeper"
+    since = re.search(r"^## Since then\s*\n(.*?)(?=^## |\Z)", chapter.markdown, re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^- ", since[1], re.MULTILINE) if since else []
+    if not 3 <= len(lines) <= 6:
+        yield f": the section ## Since then has {len(lines)} lines '- ...'; three to six say what later work settled"
+
+
+def _folding(chapter: Chapter) -> Iterator[str]:
+    """A folded bar says what it holds; figures, imports and checks of exercises are named by the build."""
+    for number, cell in enumerate(chapter.notebook["cells"]):
+        text, settings = notebooks.source(cell), cell["metadata"].get("mystnb", {})
+        if cell["cell_type"] != "code" or not FOLDED & set(cell["metadata"].get("tags", [])):
+            continue
+        imports = re.match(r"(import|from) ", text)
+        named = settings.get("code_prompt_show") or figures.pngs(cell["outputs"]) or imports or "exercise(" in text
+        if not named:
+            yield f", cell {number}: it is folded; say in its metadata mystnb.code_prompt_show what it holds"
+
+
+def _names(chapter: Chapter) -> Iterator[str]:
+    """Any cell can be run again: what another cell reads has one meaning, and a generator is made where it is drawn from."""
+    for number, fault in spoiled(chapter.notebook):
+        yield f", cell {number}: {fault}"
 
 
 def _figures(chapter: Chapter) -> Iterator[str]:
@@ -110,6 +186,19 @@ def _equations(chapter: Chapter) -> Iterator[str]:
             yield f": {label} is never executed; add a verify under it"
         if chapter.labels.count(label) > 1:
             yield f": the label {label} stands {chapter.labels.count(label)} times; rename all but one"
+    bare = 0
+    for number, cell in enumerate(chapter.notebook["cells"]):
+        if cell["cell_type"] == "markdown":
+            text = notebooks.source(cell)
+            without = len(DISPLAY.findall(text)) - len(LABEL.findall(text))
+            bare += max(without, 0)
+            if without > 0 and len(str(cell["metadata"].get("kexue", {}).get("notation", ""))) < 10:
+                yield (
+                    f", cell {number}: a display without a label; label and execute it, or say in the cell's metadata kexue.notation "
+                    "why it only introduces notation"
+                )
+    if bare > NOTATION:
+        yield f": {bare} displays without a label; at most {NOTATION} may only introduce notation"
     for label in sorted(checked - set(chapter.labels)):
         yield f": a verify names {label}, which labels no equation; correct the name"
     seen: set[str] = set()
@@ -122,15 +211,23 @@ def _equations(chapter: Chapter) -> Iterator[str]:
 
 
 def _verdicts(chapter: Chapter) -> Iterator[str]:
-    """The table of verdicts uses the four words and quotes only numbers that a cell prints."""
+    """The table of verdicts uses the five words, names places, states conditions and quotes only numbers that a cell prints."""
     if VERDICT_SECTION not in chapter.markdown or len(chapter.verdicts) < 5:
-        yield f": the section {VERDICT_SECTION!r} needs a table Claim | Verdict | What decides with a row per claim, five or more"
+        yield (
+            f": the section {VERDICT_SECTION!r} needs a table Claim | Where | Verdict | What decides with a row per claim, five or more"
+        )
     for row in chapter.verdicts:
         if row.verdict not in VERDICTS:
             yield f": the verdict {row.verdict!r} of {row.claim!r} is none of {', '.join(VERDICTS)}"
+        if not row.where:
+            yield f": {row.claim!r} has no place; name the section or equation of the post in the column Where"
         if not row.evidence:
-            yield f": nothing decides {row.claim!r}; fill the third column"
-        for number in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"\{\w+\}`[^`]*`", "", row.evidence)):
+            yield f": nothing decides {row.claim!r}; fill the fourth column"
+        elif row.verdict == "holds under a condition" and not CONDITION.match(row.evidence):
+            yield f": {row.claim!r} holds under a condition; begin its last column with the condition, 'if ...' or 'only ...'"
+        for number in re.findall(
+            r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"\{\w+\}`[^`]*`|\]\([^)]*\)|\$[^$]*\$", "", row.evidence)
+        ):
             if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", chapter.printed):
                 yield f": the verdicts quote {number}, which no cell prints"
 
@@ -177,6 +274,9 @@ def letters(symbol: str) -> list[str]:
         if match:
             found.append(f"{match[1]}{{{match[2]}}}" if match[1] else match[3])
     return found
+
+
+CHECKS = (_stored, _opening, _order, _folding, _names, _figures, _equations, _verdicts, _exercises, _symbols)
 
 
 def _neighbours(chapters: list[Chapter]) -> Iterator[str]:

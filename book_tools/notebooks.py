@@ -15,6 +15,7 @@ from book_tools.figures import compact
 
 Notebook = dict[str, Any]
 
+STEADY = 1.6  # a processor that others use as well counts up to so many times more seconds
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -47,7 +48,9 @@ def canonical(notebook: Notebook) -> Notebook:
         clean = {
             "cell_type": cell["cell_type"],
             "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
-            "metadata": {key: value for key, value in cell.get("metadata", {}).items() if key in ("mystnb", "tags") and value},
+            "metadata": {
+                key: value for key, value in cell.get("metadata", {}).items() if key in ("kexue", "mystnb", "tags") and value
+            },
             "source": text.splitlines(keepends=True),
         }
         if cell["cell_type"] == "code":
@@ -55,9 +58,10 @@ def canonical(notebook: Notebook) -> Notebook:
             clean["execution_count"] = None if cell.get("execution_count") is None else count
             clean["outputs"] = _merged([_output(output) for output in cell.get("outputs", [])])
         cells.append(clean)
+    own = {key: value for key, value in notebook.get("metadata", {}).items() if key == "kexue"}
     return {
         "cells": cells,
-        "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}},
+        "metadata": own | {"kernelspec": KERNEL, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,
     }
@@ -121,8 +125,28 @@ def execute(path: Path, timeout: int = 600) -> None:
             connection |= {"transport": "ipc", "ip": str(Path(private) / "kernel")}
         config, place = Config({"ConnectionFileMixin": connection}), {"metadata": {"path": str(path.parent)}}
         client = NotebookClient(notebook, config=config, kernel_name="python3", timeout=timeout, resources=place)
+        before = _seconds_of_children()
         client.execute(env=os.environ | {"IPYTHONDIR": private})  # nor the reader's own IPython profile
-    write(path, json.loads(nbformat.writes(notebook)))
+        spent = _seconds_of_children() - before
+    done = json.loads(nbformat.writes(notebook))
+    cost = done["metadata"].setdefault("kexue", {})
+    cost["seconds"] = settled(cost.get("seconds", 0), spent)
+    write(path, done)
+
+
+def settled(stored: int, spent: float) -> int:
+    """Whole seconds; what is stored stays as long as it is about right, so that a second run changes nothing."""
+    return stored if stored and stored / STEADY <= spent <= stored * STEADY else max(1, round(spent))
+
+
+def _seconds_of_children() -> float:
+    """The processor time of the subprocesses that have ended: of kernels, once they are shut down."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def short_folder() -> str | None:

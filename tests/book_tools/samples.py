@@ -7,16 +7,23 @@ from pictures import png
 
 from book_tools.chapter import Chapter
 
-VERDICTS = "\n".join(f"| claim {i} | confirmed | {{eq}}`eq-a-b` |" for i in range(5))
+VERDICTS = "\n".join(f"| claim {i} | eq. ({i}) | confirmed | {{eq}}`eq-a-b` |" for i in range(5))
 OPENING = """# A title
+
+Some things are one. Which of them? All, and the answer is 1.
+
+**In short**
+
+- The first is 1.
+- The second
+  is one as well.
+- So is the third.
 
 | Post | [<span lang="zh">《标题》</span>](https://kexue.fm/archives/1), 1 May 2020 |
 |---|---|
-| Question | Why? |
 | Papers | none |
 | Before this | patience; {doc}`first` and {doc}`the second </chapters/generation/second>` |
 | Package | {py:mod}`kexue.attention.third` |
-| Runs in | about 5 s |
 
 <div lang="zh">
 
@@ -40,11 +47,23 @@ Two.
 """
 CLOSING = f"""## What the post gets right, and where we differ
 
-| Claim | Verdict | What decides |
-|---|---|---|
+| Claim | Where | Verdict | What decides |
+|---|---|---|---|
 {VERDICTS}
 
+## Since then
+
+- It was settled.
+- It was settled again.
+- It stayed so.
+
 {EXERCISE}
+## Deeper
+
+### A side claim
+
+It is one, too.
+
 ## Symbols
 
 | Symbol | Meaning | Shape | In `kexue` |

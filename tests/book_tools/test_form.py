@@ -1,12 +1,13 @@
 """Each mistake in a chapter is found, and the message names the file, the cell or label, and the remedy."""
 
 import json
+import re
 
 import pytest
 from samples import BEFORE, FIGURE, OPENING, chapter
 
 from book_tools.chapter import CARD, ancestors
-from book_tools.form import faults, letters
+from book_tools.form import faults, letters, warnings
 
 
 def replaced(number, old, new):
@@ -25,10 +26,15 @@ def test_a_complete_chapter_has_no_fault():
     ("edit", "fault"),
     [
         (replaced(0, "# A title", "A title"), ", cell 0: begin with the title, '# ...'"),
-        (replaced(0, "| Runs in | about 5 s |\n", ""), ", cell 0: the card needs the rows Post, Question"),
+        (replaced(0, "| Papers | none |\n", ""), ", cell 0: the card needs the rows Post, Papers"),
+        (replaced(0, "Which of them?", "All of them."), ", cell 0: the opening asks nothing"),
+        (replaced(0, "- So is the third.\n", ""), ", cell 0: In short has 2 bullets, not 3"),
+        (
+            replaced(0, "The first is 1.", "The first is one."),
+            ", cell 0: In short has 3 bullets, not 3 with the deciding numbers",
+        ),
         (replaced(0, "https://kexue.fm", "https://example.org"), ", cell 0: the row Post reads"),
         (replaced(0, "{py:mod}", ""), ", cell 0: the row Package links {py:mod}`kexue.attention.third`"),
-        (replaced(0, "about 5 s", "a while"), ", cell 0: the row Runs in reads 'about 20 s'"),
         (replaced(0, "- 第二行\n", ""), ', cell 0: the summary in Chinese has 2 lines, not 3; write <div lang="zh">'),
         (replaced(0, "- 第二行\n", "- second line\n"), ", cell 0: the summary in Chinese"),
         (replaced(0, "`first`", "`nowhere`"), ", cell 0: Before this names attention/nowhere, which is no chapter of the book"),
@@ -59,8 +65,42 @@ def test_a_complete_chapter_has_no_fault():
         (replaced(1, "$$ x=1 $$ (eq-a-b)", "$$ x=1 $$ (eq-a-b)\n\n$$ x=2 $$ (Eq_B)"), ": the label Eq_B must read eq-..."),
         (lambda cells: cells.insert(1, cells.pop(2)), ", cell 1: eq-a-b is executed before it is stated; move the cell down"),
         (replaced(7, "| claim 0 |", "claim 0"), ": the section '## What the post gets right, and where we differ' needs a table"),
-        (replaced(7, "claim 0 | confirmed", "claim 0 | true"), ": the verdict 'true' of 'claim 0' is none of confirmed"),
-        (replaced(7, "| {eq}`eq-a-b` |\n| claim 1", "| |\n| claim 1"), ": nothing decides 'claim 0'; fill the third column"),
+        (replaced(7, "eq. (0) | confirmed", "eq. (0) | true"), ": the verdict 'true' of 'claim 0' is none of confirmed"),
+        (replaced(7, "| {eq}`eq-a-b` |\n| claim 1", "| |\n| claim 1"), ": nothing decides 'claim 0'; fill the fourth column"),
+        (replaced(7, "| eq. (0) |", "| |"), ": 'claim 0' has no place; name the section or equation of the post"),
+        (
+            replaced(7, "eq. (0) | confirmed |", "eq. (0) | holds under a condition |"),
+            ": 'claim 0' holds under a condition; begin its last column with the condition",
+        ),
+        (
+            replaced(7, "## Since then", "## Later"),
+            ": '## Later' stands after the verdicts; move it before them, or under ## Deeper",
+        ),
+        (replaced(7, "- It stayed so.\n", ""), ": the section ## Since then has 2 lines '- ...'; three to six"),
+        (
+            replaced(7, "### A side claim", "### Deeper: a side claim"),
+            ": the heading 'Deeper: a side claim'; write ### and the title",
+        ),
+        (replaced(7, "## References", "## Deeper\n\n## References"), ": the sections stand in the order"),
+        (
+            replaced(1, "$$ x=1 $$", "$$ y=1 $$\n\n$$ x=1 $$"),
+            ", cell 1: a display without a label; label and execute it, or say in the cell's metadata kexue.notation",
+        ),
+        (
+            lambda cells: cells.insert(
+                1,
+                {"cell_type": "markdown", "metadata": {"kexue": {"notation": "introduces letters"}}, "source": "$$ x $$\n\n" * 3},
+            ),
+            ": 3 displays without a label; at most 2 may only introduce notation",
+        ),
+        (lambda cells: cells[2]["metadata"].update(tags=["hide-input"]), ", cell 2: it is folded; say in its metadata mystnb"),
+        (
+            lambda cells: (
+                cells[2].update(source=cells[2]["source"] + "\nx = 1"),
+                cells[4].update(source=cells[4]["source"] + "\nx = x + 1"),
+            ),
+            ", cell 4: x is bound in cell 2 too and read in cell 4; give it another name",
+        ),
         (replaced(7, "{eq}`eq-a-b` |\n| claim 1", "0.25 |\n| claim 1"), ": the verdicts quote 0.25, which no cell prints"),
         (replaced(7, "{exercise}", "{note}"), ": no exercise; add a section ## Exercises"),
         (replaced(7, ":class: dropdown", ""), ": ex-a has 0 folded solutions"),
@@ -79,6 +119,38 @@ def test_a_complete_chapter_has_no_fault():
 def test_each_mistake_is_named_with_its_remedy(edit, fault):
     found = faults([*BEFORE, chapter(edit=edit)])
     assert any(line.startswith("chapters/attention/third.ipynb" + fault) for line in found), found
+
+
+def test_what_is_named_by_the_build_needs_no_name():
+    def edit(cells):
+        for number in (3, 4):
+            cells[number]["metadata"].setdefault("tags", []).append("hide-cell")
+        cells.insert(1, {"cell_type": "code", "metadata": {"tags": ["hide-input"]}, "source": "import math", "outputs": []})
+
+    assert faults([*BEFORE, chapter(edit=edit)]) == []
+
+
+def test_a_long_spine_is_a_warning_and_counts_neither_displays_tables_chinese_nor_folded_code():
+    def edit(cells):
+        cells[1]["source"] += "\n\n" + "word " * 2700
+        cells[2]["source"] += "\npass" * 310
+        cells.insert(2, {"cell_type": "code", "metadata": {"tags": ["hide-input"]}, "source": "pass\n" * 500, "outputs": []})
+        cells[-1]["source"] += "word " * 5000
+
+    (line,) = warnings([chapter(edit=edit)])
+    assert "third.ipynb: the spine has 27" in line and re.search(r"27\d\d words .* 31\d open lines of code", line)
+    assert warnings([chapter()]) == []
+    short = chapter().length
+    opening = "A title Some things are one Which of them All and the answer is 1 In short"
+    bullets = "- The first is 1 - The second is one as well - So is the third #"
+    assert tuple(short) == (len(f"{opening} {bullets}".split()), 1, 6)
+    assert short.minutes == 5
+
+
+def test_question_and_bullets_are_read_from_the_opening():
+    assert chapter().question == "Which of them?"
+    assert chapter().in_short == ["The first is 1.", "The second is one as well.", "So is the third."]
+    assert chapter().verdicts[3].where == "eq. (3)"
 
 
 def test_a_proof_needs_no_check():
