@@ -54,9 +54,9 @@ def used(source: str) -> Used:
         for when, name in _free(statement, frozenset(), top=True):
             if name not in bound:
                 (later if when == "later" else read).add(name)
-        bound |= _binds(statement)
+        bound |= binds(statement)
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call) and _makes(statement.value):
-            made |= _binds(statement)
+            made |= binds(statement)
     return Used(bound, {name for name in read | (later - bound) if not hasattr(builtins, name)}, made)
 
 
@@ -65,7 +65,7 @@ def _makes(call: ast.Call) -> bool:
     return named in MAKERS
 
 
-def _binds(node: ast.AST) -> set[str]:
+def binds(node: ast.AST) -> set[str]:
     """The names that a statement binds around itself, those inside functions and comprehensions not counted."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {node.name}
@@ -74,7 +74,7 @@ def _binds(node: ast.AST) -> set[str]:
     if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
         return {inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)}
     own = {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)) else set[str]()
-    return own.union(*(_binds(child) for child in ast.iter_child_nodes(node)))
+    return own.union(*(binds(child) for child in ast.iter_child_nodes(node)))
 
 
 def _free(node: ast.AST, local: frozenset[str], top: bool = False) -> Iterator[tuple[str, str]]:
@@ -88,14 +88,14 @@ def _free(node: ast.AST, local: frozenset[str], top: bool = False) -> Iterator[t
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
         parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
         body = node.body if isinstance(node.body, list) else [node.body]
-        inside = local | {one.arg for one in parameters if one} | set().union(*(_binds(one) for one in body))
+        inside = local | {one.arg for one in parameters if one} | set().union(*(binds(one) for one in body))
         for default in (*node.args.defaults, *filter(None, node.args.kw_defaults), *getattr(node, "decorator_list", ())):
             yield from _free(default, local)
         for one in body:
             yield from (("later", name) for _, name in _free(one, inside))
         return
     if isinstance(node, ast.ClassDef):
-        inside = local | set().union(*(_binds(one) for one in node.body))
+        inside = local | set().union(*(binds(one) for one in node.body))
         for one in (*node.bases, *node.decorator_list):
             yield from _free(one, local)
         for one in node.body:
@@ -111,7 +111,7 @@ def _free(node: ast.AST, local: frozenset[str], top: bool = False) -> Iterator[t
         seen: set[str] = set()
         for child in ast.iter_child_nodes(node):
             yield from ((when, name) for when, name in _free(child, local, top=True) if when == "later" or name not in seen)
-            seen |= _binds(child)
+            seen |= binds(child)
         return
     for child in ast.iter_child_nodes(node):
         yield from _free(child, local)

@@ -58,7 +58,7 @@ class Mutant(NamedTuple):
 
 def source_mutants(tree: ast.Module) -> list[Mutant]:
     """Changes of operators, comparisons, constants, conditions, reductions and statements, in the order of the source."""
-    return [_mutant(node, parent, function, edits) for node, parent, function in _nodes(tree) for edits in _edits(node)]
+    return [_mutant(node, parent, function, edits) for node, parent, function in _nodes(tree) for edits in edits_of(node)]
 
 
 def result_mutants(tree: ast.Module) -> list[Mutant]:
@@ -113,7 +113,7 @@ def _silent(node: ast.AST) -> bool:
     return imports or isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom))
 
 
-def _edits(node: ast.AST) -> Iterator[tuple[Edit, ...]]:
+def edits_of(node: ast.AST) -> Iterator[tuple[Edit, ...]]:
     """The changes of one node, without its children."""
     operators: list[Any] = [*node.ops] if isinstance(node, ast.Compare) else [getattr(node, "op", None)]
     for place, operator in enumerate(operators):

@@ -1,0 +1,368 @@
+"""The code of the verifying cells, changed: does a check, an assertion or another checked output of the chapter notice?
+
+A chapter is executed once in this process. Before a cell that verifies something, each change of its syntax tree (operators, constants,
+axes, reductions, arguments) is tried in a forked child: the changed cell runs there, and where it prints what is stored, so do the later
+cells that read what it binds. What a change touches says what its survival means. Code that feeds one side of a check is a formula: a
+change of it must be noticed. Code that feeds both sides chooses the point at which they are compared: a change of it compares them at
+another point, where the equation holds as well. What cannot be noticed for another reason stands in the metadata of its cell,
+``kexue.survives``: the change, and why.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple
+
+from book_tools import names, notebooks
+from book_tools.chapter import Chapter
+from trials import mutants
+from trials.mutants import Edit
+
+NOTICED, SURVIVED = "noticed", "survived"
+FORMULA, POINT, ELSEWHERE = "formula", "point", "elsewhere"  # what a change touches
+FORMS = {"verify", "verify_bound", "verify_statistic", "verify_order"}
+SIDES = {  # the arguments of a check that are compared; by position, then by name
+    "verify": (("lhs", "rhs"), {"lhs": 0, "rhs": 1}),
+    "verify_bound": (("value",), {"value": 0, "lower": 1, "upper": 1}),
+    "verify_statistic": (("estimate", "expected"), {"estimate": 0, "expected": 1}),
+    "verify_order": (("steps", "errors", "order"), {"steps": 0, "errors": 1, "order": 1}),
+}
+SHOWN = {"print", "table"}  # what they are given is compared with what is stored
+SEEDS = {"default_rng", "manual_seed", "RandomState", "Random", "Generator"}
+MORE = {
+    "prod": "sum",
+    "cumsum": "cumprod",
+    "cumprod": "cumsum",
+    "exp": "expm1",
+    "log": "log1p",
+    "sqrt": "square",
+    "square": "sqrt",
+}
+MORE |= {
+    "tanh": "sin",
+    "arange": "zeros",
+    "outer": "add",
+    "hypot": "subtract",
+    "maximum": "minimum",
+    "minimum": "maximum",
+    "T": "real",
+}
+SAMPLED = {
+    "range",
+    "linspace",
+    "geomspace",
+    "logspace",
+    "arange",
+    "random",
+    "normal",
+    "standard_normal",
+    "integers",
+    "dirichlet",
+    "randn",
+}
+SAMPLED |= {"rand", "randint", "randperm", "permutation", "choice", "uniform", "poisson", "exponential"}
+SYMMETRIC = FORMS | SHOWN | {"zip", "max", "min", "isclose", "maximum", "minimum"}  # the order of two arguments says nothing
+LARGE = 50  # a count: one more of so many changes nothing that could be seen
+LIMIT = 10.0  # times what the cell takes unchanged, and some seconds for the later ones
+
+
+class Change(NamedTuple):
+    """One change of a cell: the labels of the checks that it feeds, what it touches, and the edits."""
+
+    labels: tuple[str, ...]
+    kind: str
+    text: str
+    edits: tuple[Edit, ...]
+
+
+class Trial(NamedTuple):
+    """What became of a change."""
+
+    cell: int
+    labels: tuple[str, ...]
+    kind: str
+    change: str
+    outcome: str
+    reason: str
+
+
+class Unit(NamedTuple):
+    """A piece of a cell that binds names together: a simple statement, the head of a loop, a whole function."""
+
+    roots: tuple[ast.AST, ...]
+    bound: frozenset[str]
+    shown: ast.stmt
+
+
+def changes(tree: ast.Module) -> list[Change]:
+    """The changes of a cell that a check of it could notice."""
+    units = list(_units(tree.body))
+    feeds = _feeds(tree, units)
+    found = []
+    for unit in units:
+        for node, parent, sampled in (triple for root in unit.roots for triple in _nodes(root)):
+            for edits in _edits(node, parent):
+                labels, kind = _touched(feeds, unit, node)
+                if isinstance(node, ast.Constant) and (sampled or _large(node.value)):
+                    kind = POINT
+                found.append(Change(labels, kind, _text(unit.shown, edits), edits))
+    return found
+
+
+def _units(body: Sequence[ast.stmt]) -> Iterator[Unit]:
+    for statement in body:
+        if isinstance(statement, (ast.For, ast.While, ast.If, ast.With)):
+            inner = [*statement.body, *getattr(statement, "orelse", [])]
+            roots = tuple(child for child in ast.iter_child_nodes(statement) if child not in inner)
+            yield Unit(roots, frozenset().union(*(names.binds(root) for root in roots)), statement)
+            yield from _units(inner)
+        else:
+            yield Unit((statement,), frozenset(names.binds(statement)), statement)
+
+
+class Feed(NamedTuple):
+    """A check or a printing call: its label, and for each side the nodes that it is given and the names they need."""
+
+    label: str
+    sides: tuple[tuple[frozenset[ast.AST], frozenset[str]], ...]
+
+
+def _feeds(tree: ast.Module, units: Sequence[Unit]) -> list[Feed]:
+    """What feeds each side of each check, traced back through the statements of the cell."""
+    needs: dict[str, set[str]] = {}
+    for unit in units:
+        inside = (node for root in unit.roots for node in ast.walk(root))
+        read = {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        for name in unit.bound:
+            needs.setdefault(name, set()).update(read)
+        for name in _methods(unit) - unit.bound:  # xs.append(y), xs[i] = y: what is in it changes
+            needs.setdefault(name, set()).update(read)
+
+    def closure(start: set[str]) -> frozenset[str]:
+        known, waiting = set[str](), list(start)
+        while waiting:
+            name = waiting.pop()
+            if name not in known:
+                known.add(name)
+                waiting.extend(needs.get(name, ()))
+        return frozenset(known)
+
+    feeds = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        name = call.func.id  # type: ignore[attr-defined]
+        if name in FORMS:
+            parts: tuple[list[ast.AST], list[ast.AST]] = ([], [])
+            places, side_of = SIDES[name]
+            for place, argument in zip(places, call.args[1:], strict=False):
+                parts[side_of[place]].append(argument)
+            for keyword in call.keywords:
+                if keyword.arg in side_of:
+                    parts[side_of[keyword.arg]].append(keyword.value)
+            label = ast.literal_eval(call.args[0]) if call.args and isinstance(call.args[0], ast.Constant) else ""
+            around = _loops(tree, call)
+            sides = [
+                (
+                    frozenset(node for part in one for node in ast.walk(part)),
+                    closure({node.id for part in one for node in ast.walk(part) if isinstance(node, ast.Name)} | around),
+                )
+                for one in parts
+            ]
+            feeds.append(Feed(str(label), tuple(sides)))
+        elif name in SHOWN:
+            given = frozenset(node for part in (*call.args, *call.keywords) for node in ast.walk(part))
+            feeds.append(Feed("", ((given, closure({node.id for node in given if isinstance(node, ast.Name)})),)))
+    return feeds
+
+
+def _loops(tree: ast.Module, call: ast.Call) -> set[str]:
+    """The names in the heads of the loops that a check stands in: they choose its points."""
+    heads = [node for node in ast.walk(tree) if isinstance(node, ast.For) and call in ast.walk(node)]
+    return {name.id for head in heads for part in (head.iter,) for name in ast.walk(part) if isinstance(name, ast.Name)}
+
+
+def _methods(unit: Unit) -> set[str]:
+    """The names of what a method is called of: ``xs.append(y)`` changes what is in ``xs``."""
+    calls = (node.func for root in unit.roots for node in ast.walk(root) if isinstance(node, ast.Call))
+    return {func.value.id for func in calls if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name)}
+
+
+def _touched(feeds: Sequence[Feed], unit: Unit, node: ast.AST) -> tuple[tuple[str, ...], str]:
+    """The labels that a node feeds; a formula if it feeds one side of some check, a point if it feeds both sides of each."""
+    bound = unit.bound | _methods(unit)
+    labels: list[str] = []
+    kinds: set[str] = set()
+    for feed in feeds:
+        reached = [node in given or bool(bound & needed) for given, needed in feed.sides]
+        if any(reached):
+            labels += [feed.label] * bool(feed.label)
+            kinds.add(POINT if all(reached) and len(reached) > 1 else FORMULA if feed.label else ELSEWHERE)
+    kind = FORMULA if FORMULA in kinds else POINT if POINT in kinds else ELSEWHERE
+    return tuple(dict.fromkeys(labels)), kind
+
+
+def _nodes(node: ast.AST, parent: ast.AST | None = None, sampled: bool = False) -> Iterator[tuple[ast.AST, ast.AST, bool]]:
+    """What is computed, each with its parent and whether it says how often and where something is drawn or tried: no text, no seed,
+    no tolerance of a check."""
+    if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Raise)):
+        return
+    yield node, parent or node, sampled
+    children: Sequence[ast.AST] = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call):
+        name = _called(node)
+        if name in SEEDS:
+            return
+        if name in FORMS:
+            children = [*node.args[1:], *(k for k in node.keywords if k.arg in SIDES[name][1])]
+        elif name in SHOWN:
+            children = node.args[:1] if name == "table" else []
+        sampled = sampled or name in SAMPLED
+    for child in children:
+        yield from _nodes(child, node, sampled)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
+
+
+def _large(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LARGE
+
+
+def _edits(node: ast.AST, parent: ast.AST) -> Iterator[tuple[Edit, ...]]:
+    """The changes of one node: those of the modules' mutants, and axes, transposes and the order of arguments."""
+    if isinstance(node, ast.keyword) and node.arg in ("axis", "dim") and (number := _integer(node.value)) is not None:
+        yield ((node, "value", ast.Constant({0: 1, 1: 0, -1: 0}.get(number, 0))),)
+        return
+    if isinstance(parent, ast.keyword) and parent.arg in ("axis", "dim"):
+        return
+    if isinstance(node, ast.Expr):
+        return  # a check that is left out is missed in what is printed
+    if isinstance(node, ast.Attribute) and node.attr in MORE and isinstance(node.ctx, ast.Load):
+        yield ((node, "attr", MORE[node.attr]),)
+    if isinstance(node, ast.Call) and _called(node) not in SYMMETRIC and len(node.args) == 2 and not _starred(node):
+        yield ((node, "args", node.args[::-1]),)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Div)) and getattr(node.right, "value", None) == 1:
+        return  # times one makes a float of it
+    yield from mutants.edits_of(node)
+
+
+def _starred(call: ast.Call) -> bool:
+    return any(isinstance(argument, ast.Starred) for argument in call.args)
+
+
+def _integer(node: ast.AST) -> int | None:
+    with contextlib.suppress(ValueError):
+        value = ast.literal_eval(node)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return None
+
+
+def _text(statement: ast.stmt, edits: Sequence[Edit]) -> str:
+    """The line of the statement that changes, before and after."""
+    before = ast.unparse(statement).splitlines()
+    back = mutants.apply(edits)
+    after = ast.unparse(statement).splitlines()
+    mutants.apply(back)
+    lines = [(a.strip(), b.strip()) for a, b in zip(before, after, strict=False) if a != b]
+    return " -> ".join(lines[0]) if lines else ""
+
+
+def chapter_trials(name: str, jobs: int = 2) -> list[Trial]:
+    """Execute a chapter once and try the changes of each of its verifying cells."""
+    os.chdir(Chapter.path_of(name).parent)
+    cells = [(n, cell) for n, cell in enumerate(Chapter.load(name).notebook["cells"]) if cell["cell_type"] == "code"]
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    trials: list[Trial] = []
+    for place, (number, cell) in enumerate(cells):
+        source = notebooks.source(cell)
+        tree = ast.parse(source)
+        if any(isinstance(node, ast.Call) and getattr(node.func, "id", "") in FORMS for node in ast.walk(tree)):
+            kept = dict(namespace)
+            begun = time.perf_counter()
+            printed = _run(tree, namespace, f"{name}, cell {number}")
+            limit = 20 + LIMIT * (time.perf_counter() - begun)
+            later = _later(cells[place + 1 :], names.used(source).bound)
+            reasons = cell["metadata"].get("kexue", {}).get("survives", {})
+            found = [change for change in changes(tree) if change.text]
+            ends = _try_all(tree, found, kept, printed, later, limit, jobs)
+            trials += [
+                Trial(number, change.labels, change.kind, change.text, end, reasons.get(change.text, ""))
+                for change, end in zip(found, ends, strict=True)
+            ]
+        else:
+            _run(tree, namespace, f"{name}, cell {number}")
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close("all")
+    return trials
+
+
+def _run(tree: ast.Module, namespace: dict[str, Any], where: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(ast.fix_missing_locations(tree), where, "exec"), namespace)  # noqa: S102
+    return output.getvalue()
+
+
+def _later(cells: Sequence[tuple[int, dict[str, Any]]], changed: set[str]) -> list[tuple[str, str]]:
+    """The quick cells after a cell that read what it binds, or what these bind in turn: source and stored text."""
+    found, reached = [], set(changed)
+    for _, cell in cells:
+        used = names.used(notebooks.source(cell))
+        if used.read & reached and "slow" not in cell["metadata"].get("tags", []):
+            text = "".join("".join(output.get("text", "")) for output in cell["outputs"] if output["output_type"] == "stream")
+            found.append((notebooks.source(cell), text))
+            reached |= used.bound
+    return found
+
+
+def _try_all(
+    tree: ast.Module, found: Sequence[Change], namespace: dict[str, Any], printed: str, later: Any, limit: float, jobs: int
+) -> list[str]:
+    """What becomes of each change, ``jobs`` at a time in children of this process; what takes too long is noticed."""
+    ends = [SURVIVED] * len(found)
+    context = multiprocessing.get_context("fork")
+    running: dict[int, tuple[Any, float]] = {}
+    waiting = list(range(len(found)))[::-1]
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            index = waiting.pop()
+            child = context.Process(target=_try, args=(tree, found[index], dict(namespace), printed, later))
+            child.start()
+            running[index] = child, time.monotonic() + limit
+        wait([child.sentinel for child, _ in running.values()], timeout=0.5)
+        for index, (child, end) in list(running.items()):
+            if child.exitcode is None and time.monotonic() < end:
+                continue
+            ends[index] = SURVIVED if child.exitcode == 0 else NOTICED
+            child.kill()
+            child.join()
+            del running[index]
+    return ends
+
+
+def _try(tree: ast.Module, change: Change, namespace: dict[str, Any], printed: str, later: Any) -> None:
+    """Exit with 0 where neither the changed cell nor a later one shows the change."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)
+    mutants.apply(change.edits)
+    try:
+        if _plain(_run(tree, namespace, "changed")) != _plain(printed):
+            os._exit(1)
+        for source, text in later:
+            if _plain(_run(ast.parse(source), namespace, "later")) != _plain(text):
+                os._exit(1)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
