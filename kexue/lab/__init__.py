@@ -7,6 +7,7 @@ scikit-learn; each function imports what it needs.
 from kexue.lab.data import digits, prose
 from kexue.lab.exercises import exercise
 from kexue.lab.figures import image_grid, use_style
+from kexue.lab.starting import begin
 from kexue.lab.statistics import mean_se, paired, verdict
 from kexue.lab.tables import table
 from kexue.lab.training import fit, stack
@@ -14,6 +15,7 @@ from kexue.lab.verification import VerificationError, records, verify, verify_bo
 
 __all__ = [
     "VerificationError",
+    "begin",
     "digits",
     "exercise",
     "fit",
