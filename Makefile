@@ -4,6 +4,7 @@ PYTHON ?= python3
 #   make book TORCH_INDEX=<address>
 TORCH_INDEX ?=
 CHAPTER ?=
+FORCE ?=
 PORT ?= 8000
 
 VENV := .venv
@@ -12,6 +13,8 @@ OLDEST := .venv-oldest
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
 PIP := -m pip --disable-pip-version-check
+# What a measurement is asked for: one chapter, all of them, or (neither) those that changed since their last result.
+MEASURED = $(if $(CHAPTER),$(CHAPTER),$(if $(FORCE),--all))
 NBVAL := --nbval --nbval-current-env --dist loadfile -n
 
 # One thread and one hash seed: stored outputs are those of this environment.
@@ -77,9 +80,8 @@ chapters: $(READY) ## re-execute the chapters and compare with what is stored (C
 execute: $(READY) ## re-run chapters and store their outputs (CHAPTER=part/slug for one)
 	@$(PY) -m book_tools execute $(CHAPTER)
 
-portable: $(READY) ## the chapters again: plain instruction set, then two threads on another kernel set
-	ATEN_CPU_CAPABILITY=default $(PYTEST) chapters $(NBVAL) 2
-	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell $(PYTEST) chapters $(NBVAL) 1
+portable: $(READY) ## the chapters under other instruction sets and threads, those that changed (CHAPTER=part/slug, FORCE=1 for all)
+	@$(PY) -m trials portable $(MEASURED)
 
 # An environment of its own, made anew: what an earlier run left must not lend a version.
 oldest: ## the unit tests with the oldest versions that pyproject.toml admits
@@ -96,26 +98,26 @@ properties: $(READY) ## the property tests with 10,000 examples each (40 minutes
 	KEXUE_PROPERTIES=release $(PYTEST) tests -m hypothesis --hypothesis-show-statistics --junitxml $(VENV)/properties.xml
 	@$(PY) -m trials.versions properties $(VENV)/properties.xml
 
-mutate: $(READY) ## wrong equations against their checks, wrong code against its tests (half an hour)
-	@$(PY) -m trials mutate
+mutate: $(READY) ## wrong equations against their checks, wrong code against its tests (CHAPTER, FORCE as above; minutes per chapter)
+	@$(PY) -m trials mutate $(MEASURED)
 
-digits: $(READY) ## how many further digits of each printed number would be safe
-	@$(PY) -m trials digits
+digits: $(READY) ## how many further digits of each printed number would be safe (CHAPTER, FORCE)
+	@$(PY) -m trials digits $(MEASURED)
 
-abuse: $(READY) ## count the calls of the abuse sweep, which make test runs
-	@$(PY) -m trials abuse
+abuse: $(READY) ## count the calls of the abuse sweep, which make test runs (CHAPTER, FORCE)
+	@$(PY) -m trials abuse $(MEASURED)
 
 surroundings: $(READY) ## build and execute without network, home or disk space, interrupted, in odd places (about 15 minutes)
 	@$(PY) -m trials surroundings
 
-bench: $(READY) ## measure the package against its peers (installs them: the extra "bench")
+bench: $(READY) ## measure the package against its peers (installs them: the extra "bench"; CHAPTER, FORCE)
 	@$(PY) $(PIP) install --quiet --constraint requirements.txt --no-build-isolation --editable '.[bench]'
-	@$(PY) -m benchmarks run
+	@$(PY) -m benchmarks run $(MEASURED)
 
 bench-book: $(READY) ## measure what the book costs to build and to test, with 5, 35 and 100 chapters (a quarter of an hour)
 	@$(PY) -m benchmarks book
 
-bench-check: $(READY) ## name what became slower between two result files (OLD=... NEW=...)
+bench-check: $(READY) ## name what became slower between two results, files or folders (OLD=... NEW=...)
 	@$(PY) -m benchmarks check $(OLD) $(NEW)
 
 links: $(READY) ## look whether the external links of the book are alive (needs the network)

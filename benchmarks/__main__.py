@@ -1,69 +1,89 @@
-"""``python -m benchmarks run [--only TEXT]``, ``check OLD NEW`` and ``book``."""
+"""The commands: ``python -m benchmarks run [part/slug ...]``, ``check OLD NEW`` and ``book``."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from book_tools import state
 from book_tools.system import ONE_THREAD
 
-FOLDER = Path(__file__).resolve().parent / "results"
 # One thread in every library; and no word of the profiler about itself.
 ENVIRONMENT = ONE_THREAD | {"KINETO_LOG_LEVEL": "99"}
 
 
-def run(only: str, seconds: float, fresh: bool, output: Path | None) -> int:
-    """Measure the cases and store what came out, also of those that are slow, broken or without their peer."""
+def run(posts: Sequence[str], everything: bool, only: str, seconds: float, fresh: bool) -> int:
+    """Measure the posts that have changed and store what came out, also of cases that are slow, broken or without their peer.
+
+    With ``only`` some cases are measured and nothing is stored.
+    """
     import torch
 
     from benchmarks import cases, timing
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = results.KIND[device]
+    chosen = list(posts) or (
+        cases.posts() if only else [post for post in state.changed(kind, (), everything) if post in cases.posts()]
+    )
+    picked = {post: [c for c in cases.all_cases([post]) if only in f"{c.name} {c.peer} {c.against}"] for post in chosen}
+    picked = {post: some for post, some in picked.items() if some}
+    if not picked:
+        print(
+            f"no case whose function or peer contains {only!r}" if only else "nothing to measure",
+            file=sys.stderr if only else None,
+        )
+        return 2 if only else 0
     clock, clock_name = timing.cuda_clock() if device == "cuda" else timing.cpu_clock(torch.get_num_threads())
-    start, chosen = time.perf_counter(), [case for case in cases.all_cases() if only in f"{case.name} {case.peer} {case.against}"]
-    if not chosen:
-        print(f"no case whose function or peer contains {only!r}", file=sys.stderr)
-        return 2
-    found: results.Results = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "machine": timing.machine(device),
-        "clock": clock_name,
-        "memory": timing.fix_allocator(fresh),
-        "versions": {name: cases.version(name) for name in ("python", "torch", "numpy", *sorted({c.peer for c in chosen}))},
-    }
+    memory = timing.fix_allocator(fresh)
     lab = cases.Lab(device, clock, timing.limits(clock, device), seconds)
-    found["limits"] = {
+    limits = {
         "copy_bytes_per_s": {str(size): cases.round_to(speed) for size, speed in lab.limits.copy.items()},
         "product_flops_per_s": {dtype: cases.round_to(speed) for dtype, speed in lab.limits.product.items()},
     }
-    found["cases"] = []
-    for case in chosen:
-        group: dict[str, Any] = {
-            "function": case.function,
-            "variant": case.variant,
-            "peer": f"{case.peer} {cases.version(case.peer) or '(missing)'}",
-            "against": case.against,
+    for post, some in picked.items():
+        start, of = time.perf_counter(), state.digest(kind, post)
+        found: results.Results = state.stamp(of) | {
+            "machine": timing.machine(device),
+            "clock": clock_name,
+            "memory": memory,
+            "versions": {name: cases.version(name) for name in ("python", "torch", "numpy", *sorted({c.peer for c in some}))},
+            "limits": limits,
+            "cases": [measured(case, lab) for case in some],
+            "without_peer": cases.without_peer([post]),
         }
-        group |= {name: text for name, text in (("differs", case.differs), ("why", case.why)) if text}
-        print(f"{case.name} / {case.against} ({group['peer']})")
-        rows = []
-        for size, dtype, mode in case.plan(device):
-            rows.append(cases.measure(case, size, dtype, mode, lab))
-            print(f"    {line(rows[-1])}", flush=True)
-        found["cases"].append(group | grown(rows) | {"rows": rows})
-    found["without_peer"] = cases.without_peer()
-    found["machine"]["load_after"] = timing.machine(device)["load"]
-    found["seconds"] = round(time.perf_counter() - start)
-    path = output or FOLDER / f"{device}.json"
-    results.write(path, found)
-    print(summary(found), f"{found['seconds']} s; written to {os.path.relpath(path)}", sep="\n")
+        found["machine"]["load_after"] = timing.machine(device)["load"]
+        found["seconds"] = round(time.perf_counter() - start)
+        if not only:
+            results.write(state.place(kind, post), found)
+        stored = "" if only else f"; stored in {os.path.relpath(state.place(kind, post))}"
+        print(summary(found), f"{post}: {found['seconds']} s{stored}", sep="\n")
     return 0
+
+
+def measured(case: Any, lab: Any) -> dict[str, Any]:
+    """One case at all its sizes, told as it goes."""
+    from benchmarks import cases
+
+    group: dict[str, Any] = {
+        "function": case.function,
+        "variant": case.variant,
+        "peer": f"{case.peer} {cases.version(case.peer) or '(missing)'}",
+        "against": case.against,
+    }
+    group |= {name: text for name, text in (("differs", case.differs), ("why", case.why)) if text}
+    print(f"{case.name} / {case.against} ({group['peer']})")
+    rows = []
+    for size, dtype, mode in case.plan(lab.device):
+        rows.append(cases.measure(case, size, dtype, mode, lab))
+        print(f"    {line(rows[-1])}", flush=True)
+    return group | grown(rows) | {"rows": rows}
 
 
 def grown(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -109,7 +129,7 @@ def summary(found: results.Results) -> str:
 
 
 def check(old: Path, new: Path) -> int:
-    """Compare two result files; 1 if something became slower, 2 if a file cannot be read."""
+    """Compare two result files, or two folders of them; 1 if something became slower, 2 if a file cannot be read."""
     try:
         before, after = results.read(old), results.read(new)
     except ValueError as error:
@@ -128,28 +148,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="measure ratios to the peers")
-    runs.add_argument("--only", default="", metavar="TEXT", help="only the cases whose function or peer contains it")
+    runs.add_argument("posts", nargs="*", metavar="part/slug", help="these posts, changed or not")
+    runs.add_argument("--all", action="store_true", dest="everything", help="all posts, changed or not")
+    runs.add_argument(
+        "--only", default="", metavar="TEXT", help="only the cases whose function or peer contains it; stores nothing"
+    )
     runs.add_argument("--seconds", type=float, default=0.6, help="time for the pairs of one measurement")
     runs.add_argument("--fresh", action="store_true", help="let every large tensor be new memory, see timing.fix_allocator")
-    runs.add_argument("--output", type=Path, help="result file (default: benchmarks/results/<device>.json)")
     checks = commands.add_parser("check", help="compare two result files")
     checks.add_argument("old", type=Path)
     checks.add_argument("new", type=Path)
     books = commands.add_parser("book", help="measure what building and testing the book costs")
     books.add_argument("--chapters", type=int, nargs="+", default=[5, 35, 100], help="sizes of the book, reached with copies")
     books.add_argument("--no-tests", dest="tests", action="store_false", help="only the builds")
-    books.add_argument("--output", type=Path, help="result file (default: benchmarks/results/book.json)")
+    books.add_argument("--output", type=Path, help="result file (default: results/book.json)")
     given = parser.parse_args(arguments)
     for name, value in ENVIRONMENT.items():  # read when PyTorch and NumPy are imported, which they are not yet
         os.environ.setdefault(name, value)
     try:
         if given.command == "run":
-            return run(given.only, given.seconds, given.fresh, given.output)
+            return run(given.posts, given.everything, given.only, given.seconds, given.fresh)
         if given.command == "check":
             return check(given.old, given.new)
         from benchmarks import book
 
-        path = given.output or FOLDER / "book.json"
+        path = given.output or state.RESULTS / "book.json"
         results.write(path, book.measure(given.chapters, given.tests))
         print(f"written to {os.path.relpath(path)}")
         return 0

@@ -11,6 +11,7 @@ from book_tools import system
 
 Results = dict[str, Any]
 
+KIND = {"cpu": "bench", "cuda": "bench-cuda"}  # the folder of results/ for each device
 WORSE = 1.10  # a ratio that grows by less is no regression, however quiet the machine
 
 
@@ -42,7 +43,10 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> Results:
-    """The results of a file; ValueError with a sentence where it holds none."""
+    """The results of a file, or of all files of a folder; ValueError with a sentence where one holds none."""
+    if path.is_dir():
+        files = [read(file) for file in sorted(path.rglob("*.json"))]
+        return {**files[0], "cases": [case for file in files for case in file["cases"]]} if files else {"cases": []}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         rows(results)

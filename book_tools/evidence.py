@@ -5,14 +5,13 @@ from __future__ import annotations
 import html
 import json
 import math
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
-from book_tools.chapter import ROOT, Chapter, contents
+from book_tools import state
+from book_tools.chapter import Chapter, contents
+from book_tools.state import Json
 
-SPEED = ROOT / "benchmarks" / "results"
-TRUST = ROOT / "results"
 ROW, LEFT, WIDTH = 20, 330, 700  # of the chart, in pixels
 GOALS = {
     "edited_chapter_s": "Seconds from an edited chapter to its page, its execution apart",
@@ -25,13 +24,45 @@ SLOWER = 1.05  # a ratio above it asks for a reason
 YARDSTICK = "a yardstick"  # how the reason begins where the peer is no rival
 SLOWEST, FASTEST = 8.0, 1 / 64  # ratios at the ends of its axis
 
-Json = dict[str, Any]
+Results = dict[str, Json]
 
 
-def stored(path: Path) -> Json:
-    """The content of a result file, empty where there is none."""
+def results(kind: str) -> Results:
+    """The stored results of a kind: of the chapters in the order of the book, then of the modules behind them."""
+    folder = state.RESULTS / kind
+    helpers = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("_*.json"))
+    return {name: found for name in [*contents(), *helpers] if (found := state.stored(kind, name))}
+
+
+def whole(name: str) -> Json:
+    """The result of the book as a whole, empty where there is none."""
+    path = state.RESULTS / f"{name}.json"
     found: Json = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
+
+
+def dates(found: Sequence[Json]) -> str:
+    """The day on which the results were measured, or the first and the last."""
+    days = sorted({each["date"][:10] for each in found})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def standing(kind: str, found: Results, *more: str) -> str:
+    """When the chapters were measured, which results belong to an earlier state, and which chapters were not measured."""
+    chapters = contents()
+    earlier = [name for name in chapters if name in found and not state.is_present(kind, name)]
+    missing = [name for name in chapters if name not in found]
+    head = f"*{', '.join([dates([*found.values()]), *more])}.* "
+    if not earlier and not missing:
+        return head + "All chapters are measured as they are now. "
+    parts = [f"{len(chapters) - len(earlier) - len(missing)} of {len(chapters)} chapters are measured as they are now"]
+    parts += [f"the results are of an earlier state for {_listed(earlier)}"] if earlier else []
+    parts += [f"not measured: {_listed(missing)}"] if missing else []
+    return head + "; ".join(parts) + ". "
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"{{doc}}`/chapters/{name}`" for name in names)
 
 
 def machine_line(found: Json) -> str:
@@ -39,7 +70,29 @@ def machine_line(found: Json) -> str:
     machine = found["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
     where = f"{machine['processor']} ({machine['cores']} cores, {machine['threads']} thread{'s' * (machine['threads'] != 1)})"
-    return f"Measured on {found['date'][:10]} on an {where}, load {machine['load'][0]:g} at the beginning; {versions}."
+    return f"Measured on {found['date']} on an {where}, load {machine['load'][0]:g} at the beginning; {versions}."
+
+
+def by_machine(found: Results) -> list[Json]:
+    """What was measured on the same processor or accelerator in one: days, the highest load, all versions, all cases."""
+
+    def name(each: Json) -> str:
+        return str(each["machine"].get("accelerator", each["machine"]["processor"]))
+
+    merged = []
+    for which in dict.fromkeys(map(name, found.values())):
+        some = [each for each in found.values() if name(each) == which]
+        last = max(some, key=lambda each: str(each["date"]))
+        merged.append(
+            {
+                "date": dates(some),
+                "machine": last["machine"] | {"load": max(each["machine"]["load"] for each in some)},
+                "versions": {key: number for each in [*some, last] for key, number in each["versions"].items()},
+                "cases": [case for each in some for case in each["cases"]],
+                "without_peer": {key: why for each in some for key, why in each.get("without_peer", {}).items()},
+            }
+        )
+    return merged
 
 
 def measured(case: Json) -> list[Json]:
@@ -49,10 +102,8 @@ def measured(case: Json) -> list[Json]:
 def speed_markdown(chapters: list[Chapter]) -> str:
     """Ratios to the peers: a chart with a dot per measurement, and tables."""
     lines = []
-    for path in sorted(SPEED.glob("*.json")):
-        found = stored(path)
-        if "cases" not in found:
-            continue
+    measurements = [(kind, stored) for kind in ("bench", "bench-cuda") if (stored := results(kind))]
+    for kind, found in ((kind, found) for kind, stored in measurements for found in by_machine(stored)):
         cases = [case for case in found["cases"] if measured(case)]
         races = [(case, row) for case in cases for row in measured(case) if not case.get("differs", "").startswith(YARDSTICK)]
         yardsticks = sum(len(measured(case)) for case in cases) - len(races)
@@ -65,6 +116,7 @@ def speed_markdown(chapters: list[Chapter]) -> str:
             f"## {found['machine'].get('accelerator', found['machine']['processor'])}",
             "",
             machine_line(found),
+            standing(kind, results(kind)).partition(".* ")[2],
             "",
             f"{len(races)} measurements against {len({case['peer'] for case, _ in races})} libraries: the package is faster in "
             f"{len(races) - slower}, slower in {slower}."
@@ -170,19 +222,25 @@ def table(case: Json) -> list[str]:
     return [*lines, ":::", ""]
 
 
-def mutation_lines(found: Json) -> list[str]:
-    equations, modules = found["equations"], found["functions"]
+def mutation_lines(found: Results) -> list[str]:
+    checks = {name: each["equations"] for name, each in found.items() if "equations" in each}
+    modules = {name: each["functions"] for name, each in found.items() if "functions" in each}
+    last = max(found.values(), key=lambda each: str(each["date"]))
+
+    def total(key: str) -> int:
+        return sum(each[key] if isinstance(each[key], int) else len(each[key]) for each in checks.values())
+
     lines = [
         "## Checks that can fail",
         "",
-        f"*{found['date']}, Python {found['python']}, torch {found['torch']}, {found['minutes']:g} minutes.* "
+        f"{standing('mutate', found, *(f'{name} {last[name.lower()]}' for name in ('Python', 'torch')))}"
         "A check that accepts everything proves nothing. So each executed equation is given wrong right-hand sides, off by 1 % (or by the "
         "larger change that its check declares to notice) and with the wrong sign; and the code of the package is changed, a piece at a "
         "time (signs, comparisons, constants, axes, defaults), while its unit tests run. Also the result of each public function is "
         "scaled, shifted and negated.",
         "",
-        f"**{equations['noticed']:,} of {equations['mutants']:,} wrong right-hand sides** were noticed, in {equations['calls']} checks; of "
-        f"{equations['labels']} labelled equations, {equations['labels_sharp']} notice every kind. {len(equations['not_applicable'])} "
+        f"**{total('noticed'):,} of {total('mutants'):,} wrong right-hand sides** were noticed, in {total('calls')} checks; of "
+        f"{total('labels')} labelled equations, {total('labels_sharp')} notice every kind. {total('not_applicable')} "
         "changes change nothing that the equation says (the sign of zero, say).",
         "",
         "| Module | Code changes noticed | Changed results noticed |",
@@ -190,10 +248,11 @@ def mutation_lines(found: Json) -> list[str]:
     ]
     for name, module in modules.items():
         share = f"{module['killed']} of {module['mutants']} ({module['killed'] / max(1, module['mutants']):.0%})"
-        lines.append(f"| `{name.rpartition('.')[2]}` | {share} | {module['results_killed']} of {module['results']} |")
-    if equations["survivors"]:
+        lines.append(f"| `{name.rpartition('/')[2]}` | {share} | {module['results_killed']} of {module['results']} |")
+    accepted = [each for name in checks for each in checks[name]["survivors"]]
+    if accepted:
         lines += ["", ":::{dropdown} Wrong right-hand sides that a check accepts", "| Equation | Change |", "|---|---|"]
-        lines += [f"| `{each['label']}` ({each['chapter']}) | {each['mutant']} |" for each in equations["survivors"]]
+        lines += [f"| `{each['label']}` ({each['chapter']}) | {each['mutant']} |" for each in accepted]
         lines += [":::"]
     survivors = [each for module in modules.values() for each in module["survivors"]]
     if survivors:
@@ -203,15 +262,17 @@ def mutation_lines(found: Json) -> list[str]:
     return [*lines, ""]
 
 
-def abuse_lines(found: Json) -> list[str]:
+def abuse_lines(found: Results) -> list[str]:
+    total = {key: sum(each[key] for each in found.values()) for key in ("functions", "cases", "answered", "refused", "exempt")}
     return [
         "## A package that survives abuse",
         "",
-        f"*{found['date']}.* **{found['functions']} public names, {found['cases']:,} calls**, derived from signatures and from one valid "
-        "call each: wrong types, dtypes, ranks and shapes, empty and single entries, NaN and infinities, huge and tiny numbers, strided, "
+        f"{standing('abuse', found)}**{total['functions']} public names, {total['cases']:,} calls**, derived from signatures and from "
+        "one valid call each: wrong types, dtypes, ranks and shapes, empty and single entries, NaN and infinities, huge and tiny "
+        "numbers, strided, "
         "transposed and read-only memory, half precision, extra and empty batches, scalars out of range, another device. "
-        f"{found['answered']:,} were answered rightly, {found['refused']:,} refused by a TypeError or ValueError that names the argument; "
-        f"{found['exempt']} are exempt for a stated reason. None ended otherwise; the unit tests run them all.",
+        f"{total['answered']:,} were answered rightly, {total['refused']:,} refused by a TypeError or ValueError that names the argument; "
+        f"{total['exempt']} are exempt for a stated reason. None ended otherwise; the unit tests run them all.",
         "",
     ]
 
@@ -226,11 +287,11 @@ def properties_lines(found: Json) -> list[str]:
     ]
 
 
-def digits_lines(found: Json) -> list[str]:
+def digits_lines(found: Results) -> list[str]:
     lines = [
         "## Digits that survive another processor",
         "",
-        f"*{found['date']}.* Every number that a chapter prints is followed under other instruction sets, thread counts and matrix "
+        f"{standing('digits', found)}Every number that a chapter prints is followed under other instruction sets, thread counts and matrix "
         "kernels. "
         "Doubtful is a number of which not even one further digit is the same everywhere, or that lies near the edge of its rounding. "
         "A ratio of counts may lie on that edge (7/8, printed as 0.88): no arithmetic moves it, only another count would.",
@@ -238,12 +299,28 @@ def digits_lines(found: Json) -> list[str]:
         "| Chapter | Numbers printed | Most digits | Fewest further digits that agree | Ratios on an edge | Doubtful |",
         "|---|---|---|---|---|---|",
     ]
-    for name in contents():
-        chapter = found["chapters"].get(name)
-        if chapter:
-            row = [chapter[key] for key in ("numbers", "most digits", "fewest further digits")]
-            row += [len(chapter.get(key, [])) for key in ("ratios at an edge", "doubtful")]
-            lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
+    for name, chapter in found.items():
+        row = [chapter[key] for key in ("numbers", "most digits", "fewest further digits")]
+        row += [len(chapter.get(key, [])) for key in ("ratios at an edge", "doubtful")]
+        lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
+    return [*lines, ""]
+
+
+def portable_lines(found: Results) -> list[str]:
+    variants = list(dict.fromkeys(variant for each in found.values() for variant in each["variants"]))
+    lines = [
+        "## The same characters elsewhere",
+        "",
+        f"{standing('portable', found)}Every cell is executed under other instruction sets, thread counts and matrix kernels, and must "
+        "print what is stored, character by character.",
+        "",
+        f"| Chapter | {' | '.join(variants)} |",
+        "|---" * (len(variants) + 1) + "|",
+    ]
+    for name, each in found.items():
+        ends = [each["variants"].get(variant) for variant in variants]
+        told = [f"{end['cells'] - end['failed']} of {end['cells']} cells" if end else "" for end in ends]
+        lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(told)} |")
     return [*lines, ""]
 
 
@@ -273,7 +350,7 @@ def cost_lines(found: Json) -> list[str]:
     lines = [
         "## What the book costs",
         "",
-        machine_line(found),
+        machine_line(found | {"date": found["date"][:10]}),
         "",
         "| Chapters | Whole build | Nothing changed | One chapter edited |",
     ]
@@ -294,17 +371,22 @@ def cost_lines(found: Json) -> list[str]:
     return [*lines, ""]
 
 
-SECTIONS = (
-    (mutation_lines, "mutation"),
+# Of results kept by chapter, and of the book as a whole.
+BY_CHAPTER: tuple[tuple[Callable[[Results], list[str]], str], ...] = (
+    (mutation_lines, "mutate"),
     (abuse_lines, "abuse"),
-    (properties_lines, "properties"),
     (digits_lines, "digits"),
+    (portable_lines, "portable"),
+)
+OF_THE_BOOK: tuple[tuple[Callable[[Json], list[str]], str], ...] = (
+    (properties_lines, "properties"),
     (versions_lines, "versions"),
     (surroundings_lines, "surroundings"),
+    (cost_lines, "book"),
 )
 
 
 def trust_markdown(chapters: list[Chapter]) -> str:
     """What was tried to make the book and the package fail, and what came of it; nothing of what was not measured."""
-    files = [*((section, TRUST / f"{name}.json") for section, name in SECTIONS), (cost_lines, SPEED / "book.json")]
-    return "\n".join(line for section, path in files if (found := stored(path)) for line in section(found))
+    lines = [line for section, kind in BY_CHAPTER if (found := results(kind)) for line in section(found)]
+    return "\n".join([*lines, *(line for section, name in OF_THE_BOOK if (one := whole(name)) for line in section(one))])

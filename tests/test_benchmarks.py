@@ -12,6 +12,7 @@ import torch
 from benchmarks import __main__ as commands
 from benchmarks import cases, results, timing
 from benchmarks.cases import BOTH, FORWARD, Case, Lab, Pair, Setting, Target, measure
+from book_tools import state
 from book_tools.chapter import contents
 
 
@@ -169,25 +170,47 @@ def test_a_peer_that_breaks_is_reported():
     assert "no_such_method" in row["reason"]
 
 
-def test_a_run_stores_every_measurement_and_never_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        cases,
-        "all_cases",
-        lambda: [case_of(pair_of()), case_of(pair_of(), peer="no-such-package-of-a-peer", also=("bfloat16 forward",))],
-    )
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Two posts with a case each, on a clock that costs nothing, and an empty folder for results."""
+    first, second = case_of(pair_of()), case_of(pair_of(), peer="no-such-package-of-a-peer", also=("bfloat16 forward",))
+    monkeypatch.setattr(cases, "posts", lambda: ["a/b", "c/d"])
+    monkeypatch.setattr(state, "contents", cases.posts)
+    monkeypatch.setattr(cases, "all_cases", lambda posts: [{"a/b": first, "c/d": second}[post] for post in posts])
+    monkeypatch.setattr(cases, "without_peer", lambda posts: {})
     monkeypatch.setattr(timing, "limits", lambda clock, device: LAB.limits)
     monkeypatch.setattr(timing, "cpu_clock", lambda threads: (LAB.clock, "fake"))
     monkeypatch.setattr(timing, "SAMPLE", 1e-9)
     monkeypatch.setattr(timing, "peak_bytes", lambda call, device: 1)
-    path = tmp_path / "cpu.json"
-    assert commands.main(["run", "--output", str(path), "--seconds", "0"]) == 0
-    stored = results.read(path)
-    assert [len(case["rows"]) for case in stored["cases"]] == [3, 4]
-    assert stored["cases"][0]["exponent"] == pytest.approx(0.0)
-    assert {row["status"] for row in stored["cases"][1]["rows"]} == {"missing"}
-    assert "4 of 7: measurements without their peer" in capsys.readouterr().out
-    assert commands.main(["check", str(path), str(path)]) == 0
-    assert commands.main(["run", "--only", "nothing has this name", "--output", str(path)]) == 2
+    monkeypatch.setattr(state, "RESULTS", tmp_path)
+    return tmp_path / "bench"
+
+
+def test_a_run_stores_every_measurement_and_never_fails(toy, capsys):
+    assert commands.main(["run", "--seconds", "0"]) == 0
+    stored = [results.read(toy / f"{post}.json") for post in ("a/b", "c/d")]
+    assert [len(each["cases"][0]["rows"]) for each in stored] == [3, 4]
+    assert stored[0]["cases"][0]["exponent"] == pytest.approx(0.0)
+    assert {row["status"] for row in stored[1]["cases"][0]["rows"]} == {"missing"}
+    assert "4 of 4: measurements without their peer" in capsys.readouterr().out
+    assert commands.main(["check", str(toy / "a" / "b.json"), str(toy / "a" / "b.json")]) == 0
+    assert commands.main(["check", str(toy), str(toy)]) == 0
+
+
+def test_a_run_repeats_only_what_has_changed(toy, capsys):
+    assert commands.main(["run", "--seconds", "0"]) == 0
+    before = (toy / "a" / "b.json").stat().st_mtime_ns
+    assert commands.main(["run", "--seconds", "0"]) == 0
+    assert "0 of 2 chapters to measure, 2 unchanged" in capsys.readouterr().out
+    assert (toy / "a" / "b.json").stat().st_mtime_ns == before
+    assert commands.main(["run", "a/b", "--seconds", "0"]) == 0
+    assert (toy / "a" / "b.json").stat().st_mtime_ns != before
+
+
+def test_a_chosen_case_is_measured_and_not_stored(toy):
+    assert commands.main(["run", "--only", "nothing has this name"]) == 2
+    assert commands.main(["run", "--only", "function", "--seconds", "0"]) == 0
+    assert not toy.exists()
 
 
 def result(*rows, peer="torch 2.0"):
@@ -250,9 +273,9 @@ def test_results_are_replaced_in_one_step(tmp_path):
 
 
 def test_stored_results_are_small_and_name_no_machine():
-    for path in commands.FOLDER.glob("*.json"):
+    for path in state.RESULTS.rglob("*.json"):
         text = path.read_text(encoding="utf-8")
-        assert len(text) < 60_000
+        assert len(text) < 60_000, path
         assert not any(folder in text for folder in ("/home/", "/tmp/", "/root/", "/work/", "/Users/"))
         json.loads(text)
 

@@ -1,4 +1,9 @@
-"""``python -m trials mutate``, ``digits``, ``abuse`` and ``surroundings``: the commands behind the Makefile that try to break the book."""
+"""The commands behind the Makefile that try to break the book.
+
+``python -m trials mutate``, ``digits``, ``abuse`` and ``portable`` take chapters, ``part/slug ...``; without them each measures the
+chapters that have changed since their last result (``--all``: every chapter). A chapter's result is ``results/kind/part/slug.json``.
+``surroundings`` tries the book as a whole.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +11,42 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from book_tools.chapter import ROOT
+from book_tools.chapter import contents
+
+Run = Callable[[Sequence[str], bool], int]
 
 
-def mutate() -> int:
+def mutate(names: Sequence[str], everything: bool) -> int:
     from trials import mutation
 
-    return mutation.run(os.cpu_count() or 1)
+    return mutation.run(names, everything, os.cpu_count() or 1)
 
 
-def digits() -> int:
+def digits(names: Sequence[str], everything: bool) -> int:
     from trials import digits
 
-    return digits.run()
+    return digits.run(names, everything)
 
 
-def abuse() -> int:
+def abuse(names: Sequence[str], everything: bool) -> int:
     from trials import abuse
 
-    return abuse.run(ROOT / "results" / "abuse.json")
+    return abuse.run(names, everything)
 
 
-def surroundings() -> int:
-    from trials import surroundings
+def portable(names: Sequence[str], everything: bool) -> int:
+    from trials import portable
 
-    return surroundings.run()
+    return portable.run(names, everything)
 
 
-COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
+COMMANDS: dict[str, tuple[Run, str]] = {
     "mutate": (mutate, "try wrong equations and wrong code"),
     "digits": (digits, "judge the printed digits"),
     "abuse": (abuse, "count the calls of the abuse sweep"),
-    "surroundings": (surroundings, "build and execute in hostile surroundings"),
+    "portable": (portable, "execute the chapters under other instruction sets and threads"),
 }
 
 
@@ -47,14 +54,28 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trials", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, about) in COMMANDS.items():
-        commands.add_parser(name, help=about)
+        command = commands.add_parser(name, help=about)
+        command.add_argument("chapters", nargs="*", metavar="part/slug", help="these chapters, changed or not")
+        command.add_argument("--all", action="store_true", dest="everything", help="all chapters, changed or not")
+    commands.add_parser("surroundings", help="build and execute in hostile surroundings")
     arguments = parser.parse_args(given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # "kill" and "timeout" are answered like Ctrl-C
     try:
-        return COMMANDS[arguments.command][0]()
+        if arguments.command == "surroundings":
+            from trials import surroundings
+
+            return surroundings.run()
+        unknown = set(arguments.chapters) - set(contents())
+        if unknown:
+            print(f"no such chapter: {', '.join(sorted(unknown))}; the book has: {', '.join(contents())}", file=sys.stderr)
+            return 2
+        return COMMANDS[arguments.command][0](arguments.chapters, arguments.everything)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was stored is as it was", file=sys.stderr)
+        print("\ninterrupted; finished chapters are stored, the others are as they were", file=sys.stderr)
         return 130
+    except ChildProcessError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ moved global generator. ``tests/trials/test_abuse.py`` runs it, ``python -m tria
 from __future__ import annotations
 
 import copy
-import datetime
 import functools
 import importlib
 import importlib.util
@@ -18,25 +17,24 @@ import math
 import pickle
 import random
 import re
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from book_tools import system
-from book_tools.chapter import ROOT, contents
+from book_tools import state
+from book_tools.chapter import ROOT
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 # How far a result may lie from the one that float64 gives for the same values, relative to its largest entry.
 TOLERANCE = {F64: 1e-10, F32: 2e-5, F16: 4e-3, BF16: 3e-2}
 HUGE, TINY = {F64: 1e300, F32: 1e30, F16: 6e4, BF16: 1e30}, {F64: 5e-324, F32: 1e-42, F16: 6e-8, BF16: 1e-38}
+KIND = "abuse"
 Arguments = dict[str, Any]
 Change = Callable[[Any], Any]
 
@@ -765,13 +763,21 @@ def counts(post: str) -> dict[str, int]:
     return {"functions": len(names), "cases": total.total(), **{k: total[k] for k in ("refused", "answered", "exempt")}}
 
 
-def run(file: Path) -> int:
-    """Write the counts with their date, whole or not at all."""
+def run(names: Sequence[str] = (), everything: bool = False) -> int:
+    """Store the counts of the posts whose module or calls have changed; 1, and nothing stored of it, where a case ends wrongly."""
     torch.set_num_threads(1)
-    posts = contents()
-    result = dict(sum((Counter(counts(post)) for post in posts), Counter()))
-    if failures := [failure for post in posts for name in declared(post)[0] for failure in sweep(post, name).failures]:
-        print(*failures, sep="\n", file=sys.stderr)
-        return 1
-    system.save(file, result | {"date": datetime.date.today().isoformat()})
-    return 0
+    failed = False
+    for post in state.changed(KIND, names, everything):
+        of = state.digest(KIND, post)
+        found = counts(post)
+        failures = [failure for name in declared(post)[0] for failure in sweep(post, name).failures]
+        print(
+            f"{post}: {found['functions']} names, {found['cases']} calls, {len(failures)} ended wrongly",
+            *failures,
+            sep="\n  ",
+            flush=True,
+        )
+        failed |= bool(failures)
+        if not failures:
+            state.save(KIND, post, found, of)
+    return int(failed)

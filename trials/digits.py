@@ -1,7 +1,7 @@
 """How many printed digits are safe: every number that a chapter turns into text, followed over several kinds of arithmetic.
 
 ``run`` executes each chapter in fresh processes under ``VARIANTS`` (instruction sets, threads and kernels stand in for other machines) and
-writes ``results/digits.json``. A number is doubtful if less than one further digit would be the same everywhere, or if its value lies so
+stores how safe each number is. A number is doubtful if less than one further digit would be the same everywhere, or if its value lies so
 close to the edge between two texts that another machine may print the other one. No doubt falls on a ratio of counts that
 is everywhere the same double, such as 7/8 printed as 0.88: only another count would change the text.
 """
@@ -21,18 +21,17 @@ import string
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from book_tools import notebooks, system
-from book_tools.chapter import ROOT, Chapter, contents
+from book_tools import notebooks, state
+from book_tools.chapter import ROOT, Chapter
 from book_tools.system import ONE_THREAD
 
-RESULT = ROOT / "results" / "digits.json"
+KIND = "digits"
 BASE = ONE_THREAD | {"MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
 VARIANTS: dict[str, dict[str, str]] = {
     "one thread": {},
@@ -160,24 +159,25 @@ def summary(runs: Sequence[list[Shown]]) -> dict[str, Any]:
     }
 
 
-def run() -> int:
-    """Judge all chapters; 1 if a number is doubtful."""
-    chapters = {}
-    print("numbers  most digits  fewest further  doubtful")
-    for name in contents():
-        found = chapters[name] = summary([follow(Chapter.path_of(name), variant) for variant in VARIANTS.values()])
+def run(names: Sequence[str] = (), everything: bool = False) -> int:
+    """Judge the chapters whose code has changed; 1 if a number of them is doubtful."""
+    doubtful, chosen = 0, state.changed(KIND, names, everything)
+    versions = {"python": platform.python_version()} | {
+        name: version(name) for name in ("numpy", "scipy", "torch", "scikit-learn")
+    }
+    print(*["numbers  most digits  fewest further  doubtful"] * bool(chosen), sep="\n", end="\n" * bool(chosen))
+    for name in chosen:
+        of = state.digest(KIND, name)
+        found = summary([follow(Chapter.path_of(name), variant) for variant in VARIANTS.values()])
         counts = found["numbers"], found["most digits"], found["fewest further digits"], len(found["doubtful"])
         print("{:7d}{:13d}{:16d}{:10d}".format(*counts), f" {name}", flush=True)
         for each in found["doubtful"]:
             print(
                 f"  cell {each['cell']}: {each['text']} is {each['value']}, spread {each['relative spread']:.0e}: print a digit less"
             )
-    versions = {"python": platform.python_version()} | {
-        name: version(name) for name in ("numpy", "scipy", "torch", "scikit-learn")
-    }
-    result = {"date": date.today().isoformat(), "versions": versions, "variants": VARIANTS, "chapters": chapters}
-    system.save(RESULT, result)
-    return int(any(found["doubtful"] for found in chapters.values()))
+        state.save(KIND, name, {"versions": versions, "variants": list(VARIANTS)} | found, of)
+        doubtful += len(found["doubtful"])
+    return int(bool(doubtful))
 
 
 if __name__ == "__main__":

@@ -8,84 +8,90 @@ import platform
 import random
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
 
-from book_tools import system
+from book_tools import state, system
 from book_tools.chapter import ROOT, Chapter, contents
 from trials import forks
 from trials.equations import MISSED, NOTICED, Trial, chapter_trials
 from trials.forks import IDLE, SURVIVED, Target
 from trials.mutants import Mutant, result_mutants, source_mutants
 
-RESULTS = ROOT / "results" / "mutation.json"
+KIND = "mutate"
 SAMPLE = 400  # source mutants of one module; of a longer list a fixed sample is run
-HELPERS = {"kexue._check": "test_check.py", "kexue.attention._mask": "attention/test_position_encodings.py"}
+# Modules of no chapter, and the file of their tests.
+HELPERS = {"_check": "test_check.py", "attention/_mask": "attention/test_position_encodings.py"}
 
 Json = dict[str, Any]
 
 
-def equations(names: list[str] | None = None, jobs: int = 2) -> Json:
+def equations(names: list[str], jobs: int = 2) -> dict[str, Json]:
     """Try every executed check of the chapters with wrong right-hand sides."""
-    names = names or contents()
-    found: dict[str, list[Trial]] = {}
+    found: dict[str, Json] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        for name, trials in zip(names, pool.map(_afresh, names), strict=True):
-            found[name] = trials
-            print(f"{name}: {_share(trials)}", flush=True)
-    return _tally(found, {name: Chapter.load(name).labels for name in names})
+        for name, (trials, seconds) in zip(names, pool.map(_afresh, names), strict=True):
+            found[name] = _tally({name: trials}, {name: Chapter.load(name).labels}) | {"seconds": round(seconds)}
+            print(f"{name}: {_share(trials)}, {seconds:.0f} s", flush=True)
+    return found
 
 
-def _afresh(name: str) -> list[Trial]:
+def _afresh(name: str) -> tuple[list[Trial], float]:
     """The trials of a chapter, from a process of its own."""
+    begun = time.perf_counter()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(chapter_trials, name).result()
+        return pool.submit(chapter_trials, name).result(), time.perf_counter() - begun
 
 
-def functions(targets: list[Target] | None = None, jobs: int = 2, sample: int = SAMPLE) -> Json:
-    """Run the mutants of each module against its own tests."""
-    report: Json = {}
-    for target in targets or _targets():
-        begun = time.perf_counter()
-        report[target.module] = _mutate(target, jobs, sample)
-        line = "{killed} of {mutants} source mutants and {results_killed} of {results} changed results noticed"
-        print(f"\r{target.module}: {line.format(**report[target.module])}, {time.perf_counter() - begun:.0f} s", flush=True)
-    return report
+def function(target: Target, jobs: int = 2, sample: int = SAMPLE) -> Json:
+    """Run the mutants of a module against its own tests."""
+    begun = time.perf_counter()
+    found = _mutate(target, jobs, sample) | {"seconds": round(time.perf_counter() - begun)}
+    line = "{killed} of {mutants} source mutants and {results_killed} of {results} changed results noticed, {seconds} s"
+    print(f"\r{target.module}: {line.format(**found)}", flush=True)
+    return found
 
 
-def run(jobs: int) -> int:
-    """Both, with the figures stored in ``results/mutation.json``; survivors are a finding and no failure."""
+def run(names: Sequence[str], everything: bool, jobs: int) -> int:
+    """Both, for the chapters whose checks, code or tests have changed and for the helpers; survivors are a finding and no failure."""
     if not hasattr(os, "fork"):
         print("the mutation test forks and so needs Linux or macOS", file=sys.stderr)
         return 1
     for name, value in (system.ONE_THREAD | {"PYTHONHASHSEED": "0"}).items():
         os.environ.setdefault(name, value)
     os.environ["MPLBACKEND"] = "agg"
-    begun = time.perf_counter()
+    helpers = [] if names else [name for name in HELPERS if everything or not state.is_present(KIND, name)]
+    chapters = state.changed(KIND, names, everything)
+    of = {name: state.digest(KIND, name) for name in [*chapters, *helpers]}
+    versions = {"python": platform.python_version(), "torch": version("torch")}
     try:
-        report = {"equations": equations(jobs=jobs), "functions": functions(jobs=jobs)}
+        tried = equations(chapters, jobs)
+        for name, digest in of.items():
+            checks = {"equations": tried[name]} if name in tried else {}
+            state.save(KIND, name, versions | checks | {"functions": function(target(name), jobs)}, digest)
     except RuntimeError as error:
-        print(f"nothing was stored: {error}", file=sys.stderr)
+        print(f"what was not finished was not stored: {error}", file=sys.stderr)
         return 1
-    stamp = {"date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(), "torch": version("torch")}
-    system.save(RESULTS, stamp | {"minutes": round((time.perf_counter() - begun) / 60, 1)} | report)
-    print(summary(report))
+    print(summary([state.stored(KIND, name) for name in [*contents(), *HELPERS]]))
     return 0
 
 
-def summary(report: Json) -> str:
-    """The figures in two or three lines."""
-    equation, modules = report["equations"], report["functions"].values()
-    killed, ran = (sum(module[key] for module in modules) for key in ("killed", "mutants"))
-    results_killed, results = (sum(module[key] for module in modules) for key in ("results_killed", "results"))
+def summary(results: Sequence[Json]) -> str:
+    """The figures of the book in two or three lines."""
+
+    def total(what: str, key: str) -> int:
+        return sum(result[what][key] for result in results if what in result)
+
+    killed, ran = total("functions", "killed"), total("functions", "mutants")
+    sharp, labels = total("equations", "labels_sharp"), total("equations", "labels")
     return (
-        f"equations: {equation['noticed']} of {equation['mutants']} wrong right-hand sides noticed in {equation['calls']} checks; "
-        f"{equation['labels_sharp']} of {equation['labels']} labels notice every kind\n"
-        f"code: {killed} of {ran} source mutants ({killed / max(ran, 1):.0%}) and {results_killed} of {results} changed results noticed\n"
-        f"the survivors stand in {RESULTS.relative_to(ROOT)}"
+        f"equations: {total('equations', 'noticed')} of {total('equations', 'mutants')} wrong right-hand sides noticed in "
+        f"{total('equations', 'calls')} checks; {sharp} of {labels} labels notice every kind\n"
+        f"code: {killed} of {ran} source mutants ({killed / max(ran, 1):.0%}) and {total('functions', 'results_killed')} of "
+        f"{total('functions', 'results')} changed results noticed\nthe survivors stand in results/{KIND}"
     )
 
 
@@ -115,9 +121,10 @@ def _tally(found: dict[str, list[Trial]], labels: dict[str, list[str]]) -> Json:
     }
 
 
-def _targets() -> list[Target]:
-    tests = {f"kexue.{name.replace('/', '.')}": f"{name.replace('/', '/test_')}.py" for name in contents()} | HELPERS
-    return [Target(m, ROOT.joinpath(*m.split(".")).with_suffix(".py"), ROOT / "tests" / file, ROOT) for m, file in tests.items()]
+def target(name: str) -> Target:
+    """The module of a chapter or a helper, with its tests."""
+    tests = HELPERS.get(name) or f"{name.replace('/', '/test_')}.py"
+    return Target(f"kexue.{name.replace('/', '.')}", ROOT / "kexue" / f"{name}.py", ROOT / "tests" / tests, ROOT)
 
 
 def _mutate(target: Target, jobs: int, sample: int) -> Json:

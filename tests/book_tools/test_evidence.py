@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import book
-from book_tools import evidence
+from book_tools import evidence, state
 
 ROWS = [
     {"size": "n64", "dtype": "float32", "mode": "forward", "ratio": [0.1, 0.25, 0.5], "memory_ratio": 0.5, "floor_ratio": 3.0}
@@ -30,24 +30,38 @@ MUTATION = {
     "date": "2026-01-02",
     "python": "3.11",
     "torch": "2.13",
-    "minutes": 12.5,
     "equations": {"labels": 3, "labels_sharp": 2, "calls": 4, "mutants": 12, "noticed": 11, "not_applicable": [{}]}
-    | {"survivors": [{"chapter": "part/slug", "label": "eq-a", "mutant": "sign"}]},
-    "functions": {"kexue.a": {"mutants": 10, "killed": 9, "results": 3, "results_killed": 3}}
-    | {"kexue.b": {"mutants": 0, "killed": 0, "results": 0, "results_killed": 0, "survivors": []}},
+    | {"survivors": [{"chapter": "attention/rope", "label": "eq-a", "mutant": "sign"}]},
+    "functions": {"mutants": 10, "killed": 9, "results": 3, "results_killed": 3}
+    | {"survivors": [{"where": "kexue/a.py:1", "mutation": "a | b -> a"}]},
 }
-MUTATION["functions"]["kexue.a"]["survivors"] = [{"where": "kexue/a.py:1", "mutation": "a | b -> a"}]
+HELPER = {name: MUTATION[name] for name in ("date", "python", "torch")}
+HELPER["functions"] = {"mutants": 0, "killed": 0, "results": 0, "results_killed": 0, "survivors": []}
+ROPE, TOP_K = "attention/rope", "generation/repetition"
 
 
 @pytest.fixture
 def results(monkeypatch, tmp_path):
-    monkeypatch.setattr(evidence, "SPEED", tmp_path)
-    monkeypatch.setattr(evidence, "TRUST", tmp_path)
+    """Stores results; those of chapters are of the present state unless it is said otherwise."""
+    monkeypatch.setattr(state, "RESULTS", tmp_path)
 
-    def store(name, content):
-        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    def store(kind, name, content):
+        state.save(kind, name, content)
 
     return store
+
+
+@pytest.fixture
+def whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(state, "RESULTS", tmp_path)
+    return lambda name, content: (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def cpu(results):
+    for post, case in zip((ROPE, TOP_K), CPU["cases"], strict=True):
+        reasons = CPU["without_peer"] if post == ROPE else {}
+        results("bench", post, CPU | {"cases": [case], "without_peer": reasons})
 
 
 def test_without_results_the_pages_claim_nothing(results):
@@ -55,8 +69,7 @@ def test_without_results_the_pages_claim_nothing(results):
     assert evidence.speed_markdown([]) == ""
 
 
-def test_speed_shows_every_measurement_and_every_miss(results):
-    results("cpu.json", CPU)
+def test_speed_shows_every_measurement_and_every_miss(cpu):
     text = evidence.speed_markdown([])
     assert "Measured on 2026-01-02 on an Abacus (2 cores, 1 thread), load 0.5" in text
     assert "2 measurements against 1 libraries: the package is faster in 1, slower in 1. Targets: 2, of which missed: 1." in text
@@ -73,39 +86,54 @@ def test_speed_shows_every_measurement_and_every_miss(results):
 
 def test_a_yardstick_is_no_race_and_explains_nothing(results):
     cases = [CPU["cases"][0] | {"differs": "a yardstick: what it adds", "why": ""}, CPU["cases"][0]]
-    results("cpu.json", CPU | {"cases": cases})
+    results("bench", ROPE, CPU | {"cases": cases})
     text = evidence.speed_markdown([])
     assert "2 measurements against 1 libraries: the package is faster in 1, slower in 1. 2 more are yardsticks" in text
     assert text.count("- **apply_rotary** against") == 1
 
 
 def test_what_is_slower_than_its_peer_says_what_for():
-    found = evidence.stored(evidence.SPEED / "cpu.json")
-    for case in found["cases"]:
+    for case in (case for each in evidence.results("bench").values() for case in each["cases"]):
         worst = max((row["ratio"][1] for row in evidence.measured(case)), default=0)
         assert worst <= evidence.SLOWER or case.get("why") or case.get("differs"), (case["function"], case["against"], worst)
 
 
-def test_slower_stands_to_the_right(results):
-    results("cpu.json", CPU)
+def test_slower_stands_to_the_right(cpu):
     faster, slower = (float(part.split('"')[0]) for part in evidence.speed_markdown([]).split('cx="')[1:])
     assert faster < slower
 
 
 def test_trust_lists_counts_and_survivors(results):
-    results("mutation.json", MUTATION)
-    results("abuse.json", {"functions": 2, "cases": 3000, "refused": 1000, "answered": 1999, "exempt": 1, "date": "2026-01-03"})
+    results("mutate", ROPE, MUTATION)
+    results("mutate", "_check", HELPER)
+    results("abuse", ROPE, {"functions": 2, "cases": 2000, "refused": 1000, "answered": 999, "exempt": 1})
+    results("abuse", TOP_K, {"functions": 1, "cases": 1000, "refused": 0, "answered": 1000, "exempt": 0})
     row = {"numbers": 20, "most digits": 4, "fewest further digits": 3, "ratios at an edge": [{}, {}], "doubtful": [{}]}
-    results("digits.json", {"date": "2026-01-04", "chapters": {"attention/rope": row}})
+    results("digits", ROPE, row)
+    results("portable", ROPE, {"variants": {"two threads": {"cells": 40, "failed": 1}}, "failed": 1})
     text = evidence.trust_markdown([])
     assert "**11 of 12 wrong right-hand sides** were noticed, in 4 checks; of 3 labelled equations, 2 notice every kind" in text
-    assert "| `a` | 9 of 10 (90%) | 3 of 3 |" in text
+    assert "| `rope` | 9 of 10 (90%) | 3 of 3 |" in text and "| `_check` | 0 of 0 (0%) | 0 of 0 |" in text
     assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text
-    assert "**2 public names, 3,000 calls**" in text
+    assert "**3 public names, 3,000 calls**" in text
     assert "| {doc}`/chapters/attention/rope` | 20 | 4 | 3 | 2 | 1 |" in text
+    assert "| {doc}`/chapters/attention/rope` | 39 of 40 cells |" in text
 
 
-def test_trust_lists_versions_and_properties(results):
+def test_results_of_an_earlier_state_and_missing_ones_are_named(results, monkeypatch):
+    monkeypatch.setattr(evidence, "contents", lambda: [ROPE, TOP_K, "probability/vae_bottleneck"])
+    count = {"functions": 1, "cases": 1000, "refused": 0, "answered": 1000, "exempt": 0}
+    results("abuse", ROPE, count | {"date": "2026-01-03"})
+    results("abuse", TOP_K, count | {"date": "2026-01-05", "of": "something else"})
+    text = evidence.trust_markdown([])
+    assert "*2026-01-03 to 2026-01-05.* 1 of 3 chapters are measured as they are now; " in text
+    assert "the results are of an earlier state for {doc}`/chapters/generation/repetition`; " in text
+    assert "not measured: {doc}`/chapters/probability/vae_bottleneck`. " in text
+    monkeypatch.setattr(evidence, "contents", lambda: [ROPE])
+    assert "*2026-01-03.* All chapters are measured as they are now." in evidence.trust_markdown([])
+
+
+def test_trust_lists_versions_and_properties(whole):
     entry = {
         "date": "2026-01-05",
         "python": "3.11.7",
@@ -114,20 +142,20 @@ def test_trust_lists_versions_and_properties(results):
         "scipy": "1.13.0",
         "what": "unit tests",
     }
-    results("versions.json", {"date": "2026-01-05", "entries": [entry | {"passed": 9, "failed": 0, "skipped": 1}]})
-    results("properties.json", {"date": "2026-01-06", "tests": 3, "examples": 30000})
+    whole("versions", {"date": "2026-01-05", "entries": [entry | {"passed": 9, "failed": 0, "skipped": 1}]})
+    whole("properties", {"date": "2026-01-06", "tests": 3, "examples": 30000})
     text = evidence.trust_markdown([])
     assert "| 3.11.7 | 2.6.0 | 2.0.0 | 1.13.0 | unit tests | 9 | 0 | 1 |" in text
     assert "3 tests state a property" in text and "**30,000 examples**" in text
 
 
-def test_the_cost_of_the_book_shows_its_goals(results):
+def test_the_cost_of_the_book_shows_its_goals(whole):
     times = {kind: {"wall_s": 3.4} for kind in ("cold", "unchanged", "edited")}
     goals = {
         "edited_chapter_s": {"value": 3.4, "must": 10.0, "met": True},
         "overhead_of_chapters": {"value": 0.4, "must": 0.35, "met": False},
     }
-    results("book.json", {name: CPU[name] for name in ("date", "machine", "versions")} | {"builds": {"5": times}, "goals": goals})
+    whole("book", {name: CPU[name] for name in ("date", "machine", "versions")} | {"builds": {"5": times}, "goals": goals})
     text = evidence.trust_markdown([])
     assert "| 5 | 3 s | 3 s | 3 s |" in text
     assert "its execution apart | 3.4 | 10 | met |" in text

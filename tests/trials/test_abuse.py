@@ -3,7 +3,6 @@
 import copy
 import inspect
 import io
-import json
 import pickle
 import random
 import re
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from book_tools import state
 from book_tools.chapter import contents
 from trials import abuse
 from trials.abuse import Site, Sweep, declared, difference, documented, filled, given, numbers, public, real, sweep
@@ -176,11 +176,15 @@ def test_a_post_without_valid_calls_is_named(monkeypatch, tmp_path):
         declared("part/slug")
 
 
-def test_the_counts_are_written_whole_with_their_date(tmp_path, monkeypatch):
-    target = tmp_path / "new" / "abuse.json"
-    monkeypatch.setattr(abuse, "contents", lambda: ["probability/vae_bottleneck"])
-    assert abuse.run(target) == 0
-    written = json.loads(target.read_text(encoding="utf-8"))
-    assert written["functions"] == len(public("probability/vae_bottleneck")) and len(written["date"]) == 10
+def test_the_counts_are_stored_where_every_case_ended_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(state, "RESULTS", tmp_path)
+    post = "probability/vae_bottleneck"
+    assert abuse.run([post]) == 0
+    written = state.stored("abuse", post)
+    assert written["functions"] == len(public(post)) and state.is_present("abuse", post)
     assert written["cases"] == written["refused"] + written["answered"] + written["exempt"] >= 20
-    assert [path.name for path in target.parent.iterdir()] == ["abuse.json"]
+    monkeypatch.setattr(abuse, "sweep", lambda post, name: planted)
+    planted = Sweep("planted", silent, (Site(lambda: given(x=real(3, 2), scale=0.5), rows="x"),))
+    (tmp_path / "abuse" / f"{post}.json").unlink()
+    assert abuse.run([post]) == 1 and not state.stored("abuse", post)
+    assert "planted, scale: 5e-324: NaN out of finite input" in capsys.readouterr().out

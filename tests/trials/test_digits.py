@@ -2,6 +2,7 @@
 
 import pytest
 
+from book_tools import state
 from trials import digits
 from trials.digits import Notes, Shown, judge, place, significant, summary
 
@@ -119,14 +120,13 @@ def test_a_chapter_that_fails_under_a_variant_is_named(tmp_path, capfd):
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_the_table_and_the_file_tell_the_same(tmp_path, monkeypatch, capsys):
+def test_the_table_and_the_files_tell_the_same(tmp_path, monkeypatch, capsys):
     near, far = values("0.12", 0.1249999999999999)[0], values("0.50", 0.501)[0]
-    monkeypatch.setattr(digits, "RESULT", tmp_path / "results" / "digits.json")
-    monkeypatch.setattr(digits, "contents", lambda: ["a/b", "c/d"])
+    monkeypatch.setattr(state, "RESULTS", tmp_path)
     monkeypatch.setattr(digits, "follow", lambda path, variant: [near, far] if path.stem == "b" else [far])
-    assert digits.run() == 1
-    stored = digits.json.loads((tmp_path / "results" / "digits.json").read_text(encoding="utf-8"))
-    assert [chapter["numbers"] for chapter in stored["chapters"].values()] == [2, 1]
-    assert [each["text"] for each in stored["chapters"]["a/b"]["doubtful"]] == ["0.12"]
+    assert digits.run(["a/b", "c/d"]) == 1
+    stored = [state.stored("digits", name) for name in ("a/b", "c/d")]
+    assert [chapter["numbers"] for chapter in stored] == [2, 1]
+    assert [each["text"] for each in stored[0]["doubtful"]] == ["0.12"]
     assert "cell 1: 0.12 is 0.1249999999999999" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["digits.json"]
+    assert digits.run(["c/d"]) == 0

@@ -43,9 +43,9 @@ def test_both():
 """
 SCRIPT = """import json, pathlib, sys
 from trials.forks import Target
-from trials.mutation import functions
+from trials.mutation import function
 root = pathlib.Path(sys.argv[1])
-print(json.dumps(functions([Target("toy.halves", root / "toy" / "halves.py", root / "tests" / "test_halves.py", root)], jobs=2)))
+print(json.dumps(function(Target("toy.halves", root / "toy" / "halves.py", root / "tests" / "test_halves.py", root), jobs=2)))
 """
 
 
@@ -138,7 +138,7 @@ def test_weak_tests_leave_survivors(tests, survivors, tmp_path):
     if survivors is None:
         assert "RuntimeError: test_halves.py fails before anything was changed" in done.stderr
         return
-    found = json.loads(done.stdout.splitlines()[-1])["toy.halves"]
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["results"] == 6  # a text cannot be scaled
     assert len(found["survivors"]) == survivors, found["survivors"]
     assert found["mutants"] - found["killed"] + found["results"] - found["results_killed"] == survivors
