@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,8 @@ def number(
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}") from None
     above = result > low if open_low else result >= low
     below = result < high if open_high else result <= high
-    if not (math.isfinite(result) and above and below):
+    # Comparisons, which NaN fails: the compiler cannot trace math.isfinite of a float that it treats as a variable.
+    if not (-math.inf < result < math.inf and above and below):
         interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
         raise ValueError(f"{name} must be a finite number in {interval}, got {result}")
     return result
@@ -119,6 +121,128 @@ def real(name: str, value: Any) -> Tensor:
     if checked.dtype == torch.bool or checked.is_complex() or _eight_bit(checked.dtype):
         raise TypeError(f"{name} must hold integers or real numbers, got {checked.dtype}")
     return checked
+
+
+def position_tensor(name: str, value: Any) -> Tensor:
+    """Integer or real positions; half precision is refused, since neither of the two kinds holds the integers above 2048."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise TypeError(f"{name} must be a tensor, got int; did you mean offset={value}?")
+    checked = real(name, value)
+    if is_half(checked.dtype):
+        raise TypeError(f"{name} must be integers, float32 or float64, got {checked.dtype}, which cannot hold the integers")
+    return checked
+
+
+def row_positions(name: str, value: Any, x_name: str, x: Tensor) -> Tensor:
+    """Positions of the rows of ``x`` (..., n, features): shape (n,), (1, n) or (B, n), returned so that they broadcast to (..., n)."""
+    positions = same_device(name, position_tensor(name, value), x_name, x)
+    n = x.shape[-2]
+    given = tuple(positions.shape)
+    if given == (n,):
+        return positions
+    if x.ndim > 2 and len(given) == 2 and given[0] in (1, x.shape[0]) and given[1] == n:
+        return positions.reshape(given[0], *[1] * (x.ndim - 3), n)
+    expected = f"({n},)" if x.ndim == 2 else f"({n},), (1, {n}) or ({x.shape[0]}, {n})"
+    remedy = ""
+    if x.ndim == 4 and given[-1:] == (x.shape[1],):
+        remedy = f"; heads come before rows: hand over {x_name}.transpose(1, 2) of a tensor (B, n, H, features)"
+    raise ValueError(f"{name} must have shape {expected}, got {given}{remedy}")
+
+
+def entries_within(name: str, ids: Tensor, size: int) -> Tensor:
+    """``ids`` if all lie in [0, size - 1]; they are looked at wherever values can be read (:func:`seen`)."""
+    outside = seen(lambda: ids[(ids < 0) | (ids >= size)].tolist())
+    if outside:
+        raise ValueError(f"{name} must lie in [0, {size - 1}], got {outside[0]}")
+    return ids
+
+
+def prefix_mask(name: str, value: Any, expected: Sequence[int], other_name: str, other: Tensor) -> Tensor:
+    """A boolean mask of padded rows: in every row a prefix of True, which may be empty or the whole row."""
+    mask = shape(name, boolean(name, value), expected)
+    same_device(name, mask, other_name, other)
+    holes = seen(lambda: bool((mask[..., 1:] & ~mask[..., :-1]).any()))
+    if holes:
+        raise ValueError(f"{name} must be True up to some place of each row and False behind it, got a row with a hole")
+    return mask
+
+
+def seen(look: Callable[[], Any]) -> Any:
+    """What ``look`` finds in the values of tensors, None where they cannot be read: in a graph, under vmap, without storage."""
+    import torch
+
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return look()
+    except RuntimeError:
+        return None
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether it is float16 or bfloat16."""
+    return dtype.is_floating_point and dtype.itemsize == 2
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return x.float() if is_half(x.dtype) else x
+
+
+def autocast(place: torch.device) -> bool:
+    """Whether autocast is at work on this kind of device."""
+    import torch
+
+    return bool(torch.is_autocast_enabled(place.type))
+
+
+def result_dtype(like: Tensor) -> torch.dtype:
+    """The dtype in which a sum, a loss or a log-probability of ``like`` comes back: its own, but float32 for halves under autocast."""
+    import torch
+
+    return torch.float32 if is_half(like.dtype) and autocast(like.device) else like.dtype
+
+
+def alike_or_autocast(name: str, value: Tensor, other_name: str, other: Tensor) -> Tensor:
+    """:func:`alike`; under autocast, which mixes them by itself, floating dtypes may differ (torch.promote_types decides)."""
+    if autocast(other.device):
+        return same_device(name, value, other_name, other)
+    return alike(name, value, other_name, other)
+
+
+def drawing(source: torch.Generator | None) -> dict[str, torch.Generator]:
+    """The keyword for a function that draws; empty for None, since PyTorch cannot trace ``generator=None`` with changing shapes."""
+    return {} if source is None else {"generator": source}
+
+
+# Kinds of devices that are known to have float64; Apple's have none, and of others we cannot know.
+_FLOAT64_DEVICES = frozenset({"cpu", "cuda", "meta"})
+
+
+def float64_device(place: torch.device) -> torch.device:
+    """Where float64 is computed for tensors on ``place``: there if it has float64, else on the CPU."""
+    import torch
+
+    return place if place.type in _FLOAT64_DEVICES else torch.device("cpu")
+
+
+def keepable(*tensors: Tensor) -> bool:
+    """Whether a cache may keep these: plain tensors with storage, made neither in inference mode nor inside a transform."""
+    import torch
+
+    wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda x: False)
+    return all(type(x) is torch.Tensor and not (x.is_meta or x.is_inference() or wrapped(x)) for x in tensors)
+
+
+def is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def sum_tolerance(eps: float, n: int, least: float = 0.0) -> float:
+    """How far a sum of ``n`` probabilities of a dtype with this ``eps`` may be from 1: ``4 * eps * sqrt(n)``, at most 0.05."""
+    return max(least, min(4.0 * eps * math.sqrt(n), 0.05))
 
 
 def _eight_bit(dtype: torch.dtype) -> bool:
