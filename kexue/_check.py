@@ -193,7 +193,7 @@ def autocast(place: torch.device) -> bool:
     """Whether autocast is at work on this kind of device."""
     import torch
 
-    return bool(torch.is_autocast_enabled(place.type))
+    return place.type != "meta" and bool(torch.is_autocast_enabled(place.type))
 
 
 def result_dtype(like: Tensor) -> torch.dtype:
@@ -205,12 +205,12 @@ def result_dtype(like: Tensor) -> torch.dtype:
 
 def alike_or_autocast(name: str, value: Tensor, other_name: str, other: Tensor) -> Tensor:
     """:func:`alike`; under autocast, which mixes them by itself, floating dtypes may differ (torch.promote_types decides)."""
-    if autocast(other.device):
+    if value.dtype != other.dtype and autocast(other.device):
         return same_device(name, value, other_name, other)
     return alike(name, value, other_name, other)
 
 
-def drawing(source: torch.Generator | None) -> dict[str, torch.Generator]:
+def drawing(source: torch.Generator | None) -> dict[str, Any]:
     """The keyword for a function that draws; empty for None, since PyTorch cannot trace ``generator=None`` with changing shapes."""
     return {} if source is None else {"generator": source}
 

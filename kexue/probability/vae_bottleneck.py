@@ -16,7 +16,7 @@ arXiv:1911.02469 (linear autoencoders).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,9 @@ def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
         log_var: :math:`\log\sigma^2` (not :math:`\log\sigma`), shape, dtype and device of ``mean``.
 
     Returns:
-        Shape ``(...)``, the sum over the last axis; dtype and device of ``mean`` (bfloat16 and float16 are computed in float32).
-        Zero exactly at :math:`\mu=0,\sigma=1`. The gradients are :math:`\mu` and :math:`(\sigma^2-1)/2`. Finite in float32 for
-        ``log_var`` in [-200, 85]; beyond the range of the dtype the value is ``inf``.
+        Shape ``(...)``, the sum over the last axis; dtype and device of ``mean`` (bfloat16 and float16 are computed in float32, and
+        stay float32 under autocast). Zero exactly at :math:`\mu=0,\sigma=1`. The gradients are :math:`\mu` and :math:`(\sigma^2-1)/2`. Finite in float32 for
+        ``log_var`` in [-200, 85]; beyond the range of the dtype, and for infinite arguments, the value is ``inf``.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or ``log_var`` has another dtype than ``mean``.
@@ -53,11 +53,11 @@ def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
     _check_posterior(mean, log_var)
     if mean.ndim == 0:
         raise ValueError("mean must have at least one axis, got a 0-d tensor")
-    narrow = mean.dtype in (torch.bfloat16, torch.float16)
-    mu, v = (mean.float(), log_var.float()) if narrow else (mean, log_var)
-    # Near v = 0 the summand is v²/2: exp(v) - 1 - v would return the rounding of the 1 instead.
-    total = torch.addcmul(torch.expm1(v) - v, mu, mu).sum(-1) * 0.5
-    return total.to(mean.dtype)
+    mu, v = _check.widen(mean), _check.widen(log_var)
+    # Near v = 0 the summand is v²/2: exp(v) - 1 - v would return the rounding of the 1 instead. Where v is cut off, its exponential
+    # is infinite already in every dtype, and inf - inf would be NaN.
+    total = torch.addcmul(torch.expm1(v) - v.clamp(max=1000.0), mu, mu).sum(-1) * 0.5
+    return total.to(_check.result_dtype(mean))
 
 
 class GaussianBottleneck(nn.Module):
@@ -92,42 +92,66 @@ class GaussianBottleneck(nn.Module):
         self.mean = nn.Linear(self.in_features, self.latent_features, bias, device, dtype)
         self.log_var = nn.Linear(self.in_features, self.latent_features, bias, device, dtype)
 
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        r"""Encode ``x``.
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The law of the code of ``x``.
 
         Args:
             x: floating point, shape ``(..., in_features)``, dtype of the parameters (any under autocast).
-            generator: source of :math:`\varepsilon`, on the device of ``x``; None is PyTorch's global one.
 
         Returns:
-            ``(z, kl)``: ``z`` of shape ``(..., latent_features)`` is a reparameterised sample in training mode (gradients reach
-            both layers) and the mean in evaluation mode, where no random number is drawn; ``kl`` of shape ``(...)`` is
-            :func:`kl_standard_normal` of the posterior, in nats, the same in both modes. Both are finite as long as mean and
-            variance fit the dtype.
+            ``(mean, log_var)``, each of shape ``(..., latent_features)``: :math:`\mu` and :math:`\log\sigma^2`, the same in both
+            modes; what :func:`kl_standard_normal` and :func:`rate_decomposition` take. No random number is drawn.
 
         Raises:
-            TypeError: ``x`` is not a floating-point tensor of the parameters' dtype, or ``generator`` is no ``torch.Generator``.
-            ValueError: the last axis of ``x`` is not ``in_features``, or ``x`` is on another device than the parameters or
-                ``generator``.
+            TypeError: ``x`` is not a floating-point tensor of the parameters' dtype.
+            ValueError: the last axis of ``x`` is not ``in_features``, or ``x`` is on another device than the parameters.
         """
         _check.floating("x", x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x must have shape (..., {self.in_features}), got {tuple(x.shape)}")
-        weight = self.mean.weight
-        autocast = x.dtype != weight.dtype and x.device == weight.device and torch.is_autocast_enabled(x.device.type)
-        if not autocast:
-            _check.alike("x", x, "the parameters", weight)
+        _check.alike_or_autocast("x", x, "the parameters", self.mean.weight)
+        return self.mean(x), self.log_var(x)
+
+    def forward(
+        self, x: Tensor, *, sample: bool | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Encode ``x``.
+
+        Args:
+            x: floating point, shape ``(..., in_features)``, dtype of the parameters (any under autocast).
+            sample: whether ``z`` is drawn; None: in training mode only. True samples in evaluation mode too, without switching
+                the dropout of other layers on.
+            generator: source of :math:`\varepsilon`, on the device of ``x``; None is PyTorch's global one.
+
+        Returns:
+            ``(z, kl)``: ``z`` of shape ``(..., latent_features)`` is a reparameterised sample (gradients reach both layers), or
+            the mean, for which no random number is drawn; ``kl`` of shape ``(...)`` is :func:`kl_standard_normal` of the
+            posterior, in nats, the same in both cases, and float32 under autocast. Both are finite as long as mean and variance
+            fit the dtype.
+
+        Raises:
+            TypeError: ``x`` is not a floating-point tensor of the parameters' dtype, ``sample`` neither a bool nor None, or
+                ``generator`` is no ``torch.Generator``.
+            ValueError: the last axis of ``x`` is not ``in_features``, or ``x`` is on another device than the parameters or
+                ``generator``.
+        """
+        drawn = self.training if sample is None else _check.flag("sample", sample)
+        mean, log_var = self.posterior(x)
         _check.generator("generator", generator, x.device)
-        mean, log_var = self.mean(x), self.log_var(x)
         kl = kl_standard_normal(mean, log_var)
-        if not self.training:
+        if not drawn:
             return mean, kl
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, **_check.drawing(generator))
         return torch.addcmul(mean, torch.exp(0.5 * log_var), noise), kl
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 class RateDecomposition(NamedTuple):
     r"""Where the nats of the rate go; what :func:`rate_decomposition` returns. All are detached, in the dtype of the posteriors.
+
+    Each term is an average over draws and has the standard error of that average beside it, in a field of its name with ``_se``.
 
     Attributes:
         rate: :math:`\mathbb E_i KL(p(z|x_i)\|N(0,I))`, scalar.
@@ -135,6 +159,8 @@ class RateDecomposition(NamedTuple):
         marginal_kl: :math:`KL(p(z)\|N(0,I))` of the aggregate posterior, scalar; ``rate - mutual_information``.
         total_correlation: :math:`KL(p(z)\|\prod_j p(z_j))`, scalar: how far the coordinates are from independent.
         dimension_kl: :math:`KL(p(z_j)\|N(0,1))`, shape ``(d,)``; sums to ``marginal_kl - total_correlation``.
+        rate_se, mutual_information_se, marginal_kl_se, total_correlation_se, dimension_kl_se: standard errors over the draws, for
+            these N data points.
     """
 
     rate: Tensor
@@ -142,6 +168,11 @@ class RateDecomposition(NamedTuple):
     marginal_kl: Tensor
     total_correlation: Tensor
     dimension_kl: Tensor
+    rate_se: Tensor
+    mutual_information_se: Tensor
+    marginal_kl_se: Tensor
+    total_correlation_se: Tensor
+    dimension_kl_se: Tensor
 
 
 @torch.no_grad()
@@ -160,12 +191,14 @@ def rate_decomposition(
     Args:
         mean: posterior means, floating point, shape ``(N, d)``, ``N >= 1``.
         log_var: logarithms of the posterior variances, shape, dtype and device of ``mean``; within [-1400, 1400].
-        num_samples: draws per data point. The cost is ``num_samples * N**2 * d`` exponentials, the memory that of a few
-            ``(N, d)`` tensors.
+        num_samples: draws per data point. The cost is ``num_samples * N**2 * d`` exponentials, the memory that of a
+            few ``(num_samples * N, d)`` tensors. The standard errors come from the spread among the draws of one data point; from
+            one draw there is none, and the spread among data points is taken, which overestimates them.
         generator: source of the draws, on the device of ``mean``; None is PyTorch's global one.
 
     Returns:
-        A :class:`RateDecomposition` in nats, detached, dtype and device of ``mean``; computed in float64.
+        A :class:`RateDecomposition` in nats, detached, dtype and device of ``mean``; computed in float64 (on the CPU for devices
+        without it).
 
     Raises:
         TypeError: ``mean`` or ``log_var`` is not a floating-point tensor, they differ in dtype, ``num_samples`` is not an
@@ -188,23 +221,42 @@ def rate_decomposition(
         raise ValueError("log_var must lie in [-1400, 1400], got a value outside")
     num_samples = _check.count("num_samples", num_samples)
     _check.generator("generator", generator, mean.device)
+    place = _check.float64_device(mean.device)
     # One row per latent coordinate, so that a coordinate's N values are contiguous.
-    mu, v = mean.double().mT.contiguous(), log_var.double().mT.contiguous()
-    sums = torch.zeros(4, dtype=torch.float64, device=mean.device)
-    dimension_kl = torch.zeros(len(mu), dtype=torch.float64, device=mean.device)
-    for _ in range(num_samples):
-        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64, device=mean.device)
-        z = torch.addcmul(mu, torch.exp(0.5 * v), noise.mT)
-        # The factor (2π)^(-d/2) is common to all these densities and left out of each.
-        log_q = -0.5 * z.square()
-        log_own = _log_normal(z, mu, v).sum(0)
-        log_joint, log_each = _log_mixture(z, mu, v)
-        log_prior = log_q.sum(0)
-        terms = (log_own - log_prior, log_own - log_joint, log_joint - log_prior, log_joint - log_each.sum(0))
-        sums += torch.stack([term.mean() for term in terms])
-        dimension_kl += (log_each - log_q).mean(1)
-    rate, information, marginal_kl, total_correlation = (sums / num_samples).to(mean.dtype).unbind()
-    return RateDecomposition(rate, information, marginal_kl, total_correlation, (dimension_kl / num_samples).to(mean.dtype))
+    mu, v = (value.to(place, torch.float64).mT.contiguous() for value in (mean, log_var))
+    draws: dict[str, Any] = {"device": mean.device, "dtype": torch.float64 if place == mean.device else mean.dtype}
+    draws |= _check.drawing(generator)
+    together = max(1, _BLOCK // max(1, mean.numel()))
+    parts = []
+    for start in range(0, num_samples, together):
+        noise = torch.stack([torch.randn(mean.shape, **draws) for _ in range(min(together, num_samples - start))], 1)
+        parts.append(_log_ratios(noise.to(place, torch.float64).permute(2, 0, 1), mu, v))
+    means, errors = (x.to(mean.device, mean.dtype) for x in _mean_and_error(torch.cat(parts, -1)))
+    return RateDecomposition(*(part for x in (means, errors) for part in (x[0], x[1], x[2], x[3], x[4:])))
+
+
+def _log_ratios(noise: Tensor, mu: Tensor, v: Tensor) -> Tensor:
+    """The terms of the decomposition, shape (4 + d, N, S), for the noise (d, N, S) of S draws from each of N posteriors."""
+    z = torch.addcmul(mu.unsqueeze(-1), torch.exp(0.5 * v).unsqueeze(-1), noise)
+    # The factor (2π)^(-d/2) is common to all these densities and left out of each.
+    log_q = -0.5 * z.square()
+    log_own = _log_normal(z, mu.unsqueeze(-1), v.unsqueeze(-1)).sum(0)
+    log_joint, log_each = (density.unflatten(-1, z.shape[1:]) for density in _log_mixture(z.flatten(1), mu, v))
+    log_prior = log_q.sum(0)
+    terms = torch.stack([log_own - log_prior, log_own - log_joint, log_joint - log_prior, log_joint - log_each.sum(0)])
+    return torch.cat([terms, log_each - log_q])
+
+
+def _mean_and_error(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of independent draws over the last two axes, data points and draws of each, and its standard error for these points."""
+    num_points, num_draws = terms.shape[-2:]
+    means = terms.mean((-2, -1))
+    if num_draws > 1:
+        variance = terms.var(-1).mean(-1)
+    else:
+        variance = terms.squeeze(-1).var(-1, correction=min(1, num_points - 1))
+    # Infinite terms have no variance but NaN; their mean is as uncertain as can be.
+    return means, (variance.masked_fill(variance.isnan(), math.inf) / (num_points * num_draws)).sqrt()
 
 
 def _log_normal(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -244,7 +296,8 @@ def reverse_water_filling(variances: Tensor, level: float) -> tuple[Tensor, Tens
     Returns:
         ``(rate, distortion)``: shape, dtype and device of ``variances``; the rate in nats, the distortion (a squared error) in
         the unit of ``variances``. A component of variance 0 has rate 0 and distortion 0. Differentiable in ``variances``; at the
-        water line the rate takes its slope from above, the distortion its slope from below. Computed in float64.
+        water line the rate takes its slope from above, the distortion its slope from below. Computed in float64 (on the CPU for
+        devices without it).
 
     Raises:
         TypeError: ``variances`` is not a floating-point tensor, or ``level`` is not a real number.
@@ -257,10 +310,10 @@ def reverse_water_filling(variances: Tensor, level: float) -> tuple[Tensor, Tens
     if not bool(((variances >= 0) & variances.isfinite()).all()):
         raise ValueError("variances must be finite and nonnegative, got a negative or non-finite entry")
     level = _check.number("level", level, 0.0, open_low=True)
-    wide = variances.double()
+    wide = variances.to(_check.float64_device(variances.device), torch.float64)
     # A ratio of roots, since the ratio of a large variance and a small level may overflow.
     rate = torch.log(wide.clamp(min=level).sqrt() / torch.full_like(wide, level).sqrt())
-    return rate.to(variances.dtype), wide.clamp(max=level).to(variances.dtype)
+    return rate.to(variances.device, variances.dtype), wide.clamp(max=level).to(variances.device, variances.dtype)
 
 
 def _check_posterior(mean: Tensor, log_var: Tensor) -> None:
