@@ -18,14 +18,13 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from book_tools import notebooks, site
+from book_tools import cells, notebooks, opening, site
 from book_tools.chapter import ROOT, Chapter, book, contents
 from book_tools.form import CHINESE
 
 COVERS = ROOT / "_build" / "covers"
 COVER_WIDTH = 660  # twice what a card shows
 GLOSSARY = "pages/glossary"
-LEDGER = "pages/ledger"
 CLOSED = (  # no term is linked in here
     *(nodes.table, nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.footnote, nodes.citation, nodes.raw),
     *(addnodes.pending_xref, nodes.caption),
@@ -42,15 +41,14 @@ def used_by(chapter: Chapter, chapters: list[Chapter]) -> list[str]:
 
 
 def complete(notebook: notebooks.Notebook, chapter: Chapter, chapters: list[Chapter]) -> None:
-    """Add to the card who uses the chapter and what stands before and after it, and at the end how to cite it."""
+    """Set the first screen, with who uses the chapter and what stands before and after it; at the end, how to cite it."""
     names = [other.name for other in chapters]
     place = names.index(chapter.name)
     rows = {"Used by": linked(used_by(chapter, chapters)), "Read on": ""}
     before, after = names[place - 1 : place] if place else [], names[place + 1 : place + 2]
     rows["Read on"] = " · ".join([f"← {linked(before)}"] * bool(before) + [f"{linked(after)} →"] * bool(after))
     first = notebook["cells"][0]
-    added = "".join(f"\n| {name} | {row} |" for name, row in rows.items() if row)
-    first["source"] = re.sub(r"(?m)^\| Runs in \|.*$", lambda row: row[0] + added, notebooks.source(first))
+    first["source"] = opening.arranged(notebooks.source(first), chapter, rows)
     last = notebook["cells"][-1]
     last["source"] = notebooks.source(last) + "\n\n" + citation(chapter)
 
@@ -81,20 +79,6 @@ def cover_path(chapter: Chapter) -> str:
         size = COVER_WIDTH, round(image.height * COVER_WIDTH / image.width)
         image.convert("RGB").resize(size, Image.Resampling.LANCZOS).quantize(128).save(path, optimize=True)
     return f"/{path.relative_to(ROOT).as_posix()}"
-
-
-def mark_equations(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Beside each labelled equation of a chapter: a mark that leads to its row in the ledger."""
-    if app.builder.format != "html" or not docname.startswith("chapters/"):
-        return
-    checks = {check.label: check for check in Chapter.load(docname.removeprefix("chapters/")).checks}
-    page = app.builder.get_relative_uri(docname, LEDGER)
-    for equation in list(doctree.findall(nodes.math_block)):
-        check = checks.get(equation.get("label") or "")
-        if check is not None:
-            title = f"Executed: {check.check}" + (f", {check.oracle}" if check.oracle else "")
-            mark = f'<p class="executed"><a href="{page}#ledger-{check.label}" title="{title}">✓ executed</a></p>'
-            equation.parent.insert(equation.parent.index(equation) + 1, nodes.raw("", mark, format="html"))
 
 
 def glossary_terms(env: BuildEnvironment) -> dict[str, str]:
@@ -207,7 +191,8 @@ def skip_field(app: Sphinx, what: str, name: str, thing: Any, skip: bool, option
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", read_source)
-    app.connect("doctree-resolved", mark_equations)
+    cells.setup(app)
+    app.connect("doctree-resolved", opening.place_cover)
     app.connect("doctree-resolved", link_glossary)
     app.connect("autodoc-process-docstring", link_chapters)
     app.connect("autodoc-skip-member", skip_field)

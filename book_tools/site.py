@@ -21,7 +21,7 @@ from sphinx.errors import ExtensionError
 from sphinx.search import languages
 from sphinx.search.en import SearchEnglish
 
-from book_tools import notebooks
+from book_tools import notebooks, opening
 from book_tools.chapter import ROOT, Chapter, contents
 
 LAUNCH = ROOT / "_build" / "launch"  # the chapters for the branch that Colab reads
@@ -217,10 +217,37 @@ function splitQuery(query) {
         return [*super().split(input), *(run[i : i + 2] for run in runs for i in range(len(run) - 1))]
 
 
-def name_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """The role that docutils gives to the entries of a bibliography is deprecated."""
+EQUATION = re.compile(
+    r'<span class="eqno">(\([^<)]+\))<a class="headerlink" href="(#[^"]+)" title="([^"]+)">#</a></span>'
+)
+NAME = re.compile(r'<span class="pre">[^<]*</span>|<h1>kexue\.[^<]+')
+PART = re.compile(r'(?=<p aria-level="2" class="caption")')
+MANY = 20  # pages in the sidebar, above which only the part that is read stands open there
+
+
+def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """The last touches: a link on each number of an equation, long names that may break, the switch of a chapter, a sidebar that folds."""
     if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        # The role that docutils gives to the entries of a bibliography is deprecated.
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        body = EQUATION.sub(r'<span class="eqno"><a href="\2" title="\3">\1</a></span>', body)
+        body = NAME.sub(lambda name: re.sub(r"(?<=\w)([._])(?=\w)", r"\1<wbr>", name[0]), body)
+        context["body"] = opening.switch() * pagename.startswith("chapters/") + body
+    if "generate_toctree_html" in context:
+        make = context["generate_toctree_html"]
+        context["generate_toctree_html"] = lambda *args, **settings: by_part(str(make(*args, **settings)))
+
+
+def by_part(sidebar: str) -> str:
+    """The contents in the sidebar, a fold for each part."""
+    before, *parts = PART.split(sidebar)
+    few = sidebar.count("toctree-l1") <= MANY
+    found = [before]
+    for part in parts:
+        caption, _, pages = part.partition("</p>")
+        opened = " open" if few or re.search(r'class="[^"]*\bcurrent\b', pages) else ""
+        found.append(f'<details class="part"{opened}><summary>{caption}</p></summary>{pages}</details>')
+    return "".join(found)
 
 
 def setup(app: Sphinx) -> None:
@@ -229,6 +256,6 @@ def setup(app: Sphinx) -> None:
         app.config.html_baseurl = address()
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("html-page-context", add_meta)
-    app.connect("html-page-context", name_roles)
+    app.connect("html-page-context", finish, priority=900)
     for ship in (drop_stale, ship_mathjax, ship_licences, ship_icons, ship_launchable, ship_sitemap):
         app.connect("build-finished", ship)
