@@ -1,7 +1,7 @@
 """Sphinx extension: the pages that the book generates from its stored chapters.
 
-Each directive is Markdown made by one function below and parsed in place: ``{cards}``, ``{totals}``, ``{map}``, ``{letters}``,
-``{ledger}``, ``{verdicts}``; of stored measurements, ``{speed}`` and ``{trust}`` (``evidence``). What is added to the chapters' own pages
+Each directive is Markdown made by one function below and parsed in place: ``{cards}``, ``{totals}``, ``{map}``, ``{ledger}``,
+, ``{verdicts}``; of stored measurements, ``{speed}`` and ``{trust}`` (``evidence``). What is added to the chapters' own pages
 stands in ``enrich``, what the site ships and links in ``site``.
 """
 
@@ -11,7 +11,6 @@ import functools
 import hashlib
 import html
 import re
-from collections import Counter
 from typing import Any
 
 import pybtex.plugin
@@ -21,44 +20,64 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from book_tools import enrich, evidence, site
+from book_tools import enrich, evidence, opening, site
 from book_tools.chapter import ROOT, VERDICTS, Chapter, book
-from book_tools.form import letters
 from kexue.lab.verification import Record
 
 LEDGER = "pages/ledger"
-BRIEF = dict(zip(VERDICTS, ("confirmed", "conditional", "not reproduced", "corrected"), strict=True))
-STEP, LANE = 34, 22  # of the map: pixels from chapter to chapter, and from arc to arc
+STEP, LANE, WIDEST = 34, 22, 260  # of the map: pixels from chapter to chapter, from arc to arc at most, and of the widest arc
+FEW = 12  # chapters whose map needs no fold
+INTRODUCED = {
+    "probability": "What noise buys and what it costs, and how far one gets with exact laws before anything is trained.",
+    "functions": "A function approximated, smoothed or replaced by a cheaper one, and where the difference shows.",
+    "losses": "What a loss asks for can be read off its formula and its gradient; here both are.",
+    "optimization": "From a gradient to a step: what is remembered, what is rescaled, and what that does to training.",
+    "representation": "How words and sentences become vectors, and what the wiring between them adds.",
+    "generation": "From the probabilities of the next word to a text: what decoding, sampling and training make of them.",
+    "attention": "Attention by itself sees no order and pays for every pair: how it is told where things are, and how it is made cheaper.",
+}
+
+
+def by_part(chapters: list[Chapter]) -> list[tuple[str, list[Chapter]]]:
+    """The chapters of each part, in the order of the book."""
+    parts: dict[str, list[Chapter]] = {}
+    for chapter in chapters:
+        parts.setdefault(chapter.name.split("/")[0], []).append(chapter)
+    return list(parts.items())
+
+
+def folded(name: str, lines: list[str]) -> list[str]:
+    """Markdown under a bar; open where no script folds it."""
+    return [f'<details class="fold" open><summary>{name}</summary>', "", *lines, "", "</details>", ""]
 
 
 def cards_markdown(chapters: list[Chapter]) -> str:
-    """The chapters, a card each: figure, titles, question, part, size, time, verdicts."""
-    lines = ["::::::{grid} 1 2 2 3", ":gutter: 3", ":class-container: chapters", ""]
-    for place, chapter in enumerate(chapters, 1):
-        lines += [
-            f":::::{{grid-item-card}} {place}. {chapter.title}",
-            f":link: /chapters/{chapter.name}",
-            ":link-type: doc",
-            f":img-top: {enrich.cover_path(chapter)}",
-            f":img-alt: {chapter.cover_text}",
-            "",
-            f'<span lang="zh">《{chapter.chinese_title}》</span>',
-            "",
-            chapter.card["Question"],
-            "",
-            "::::{card-footer}",
-            f"{chapter.name.split('/')[0].capitalize()} · {len(set(chapter.labels))} equations · {chapter.card['Runs in']}  ",
-            _judged([chapter]),
-            "::::",
-            ":::::",
-            "",
-        ]
-    return "\n".join([*lines, "::::::"])
-
-
-def _judged(chapters: list[Chapter]) -> str:
-    counts = Counter(verdict.verdict for chapter in chapters for verdict in chapter.verdicts)
-    return ", ".join(f"{counts[word]} {BRIEF[word]}" for word in VERDICTS if counts[word])
+    """The chapters part by part, a card each: figure, titles, question, size, verdicts."""
+    lines = []
+    for part, members in by_part(chapters):
+        lines += [f"## {part.capitalize()}", "", INTRODUCED[part], "", "::::::{grid} 1 2 2 3", ":gutter: 3", ":class-container: chapters", ""]
+        for chapter in members:
+            lines += [
+                f":::::{{grid-item-card}} {chapters.index(chapter) + 1}. {chapter.title}",
+                f":link: /chapters/{chapter.name}",
+                ":link-type: doc",
+                f":img-top: {enrich.cover_path(chapter)}",
+                f":img-alt: {chapter.cover_text}",
+                *[":class-card: picture"] * ("picture" in chapter.covers[0]["metadata"]["tags"]),
+                "",
+                f'<span lang="zh">《{chapter.chinese_title}》</span>',
+                "",
+                chapter.question,
+                "",
+                "::::{card-footer}",
+                f"about {chapter.spine.minutes} min · {len(set(chapter.labels))} equations  ",
+                opening.judged([chapter]),
+                "::::",
+                ":::::",
+                "",
+            ]
+        lines += ["::::::", ""]
+    return "\n".join(lines)
 
 
 def totals_markdown(chapters: list[Chapter]) -> str:
@@ -69,23 +88,38 @@ def totals_markdown(chapters: list[Chapter]) -> str:
     figures = sum(len(chapter.drawings) for chapter in chapters)
     return (
         f"**{len(chapters)} chapters** · **[{labels} labelled equations]({LEDGER}.md)**, every one executed, by {checks} checks · "
-        f"**{figures} figures**, redrawn and compared · **[{claims} claims judged](pages/verdicts.md)**: {_judged(chapters)}"
+        f"**{figures} figures**, redrawn and compared · **[{claims} claims judged](pages/verdicts.md)**: {opening.judged(chapters)}"
     )
 
 
 def map_markdown(chapters: list[Chapter]) -> str:
-    """Which chapter builds on which: an arc from each chapter down to those that use it, and the same as a list."""
+    """Where to begin in each part; then which chapter builds on which, as arcs and as a list."""
+    lines = ["| Part | Begin with | Then |", "|---|---|---|"]
+    for part, members in by_part(chapters):
+        begin = enrich.linked(chapter.name for chapter in members if not chapter.builds_on)
+        then = enrich.linked(chapter.name for chapter in members if chapter.builds_on)
+        lines.append(f"| {part.capitalize()} | {begin} | {then} |")
+    drawn = [*arcs(chapters), ""]
+    lines += ["", *(drawn if len(chapters) <= FEW else folded(f"All {len(chapters)} chapters, and an arc for each step", drawn))]
+    built = [f"- {{doc}}`/chapters/{c.name}` builds on {enrich.linked(c.builds_on)}." for c in chapters if c.builds_on]
+    return "\n".join([*lines, *folded("The same as a list", built)])
+
+
+def arcs(chapters: list[Chapter]) -> list[str]:
+    """An arc from each chapter down to those that build on it."""
     names = [chapter.name for chapter in chapters]
-    arcs = [(names.index(before), names.index(chapter.name)) for chapter in chapters for before in chapter.builds_on]
-    left = 24 + LANE * max((b - a for a, b in arcs), default=0)
+    steps = [(names.index(before), names.index(chapter.name)) for chapter in chapters for before in chapter.builds_on]
+    longest = max((b - a for a, b in steps), default=0)
+    lane = min(LANE, WIDEST / max(1, longest))
+    left = round(24 + lane * longest)
     rows = [
         '<div class="map" role="group" aria-label="Chapters, and what builds on what" tabindex="0">',
         f'<svg viewBox="0 0 {left + 600} {STEP * len(names)}">',
         '<marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">',
         '<path class="tip" d="M0 0L8 4L0 8z"/></marker>',
     ]
-    for a, b in arcs:
-        reach, top, end = left - 12 - LANE * (b - a), STEP * a + 18, STEP * b + 14
+    for a, b in steps:
+        reach, top, end = round(left - 12 - lane * (b - a)), STEP * a + 18, STEP * b + 14
         rows.append(
             f'<path d="M{left - 8} {top} C{reach} {top} {reach} {end} {left - 8} {end}" marker-end="url(#tip)">'
             f"<title>{html.escape(chapters[b].title)} builds on {html.escape(chapters[a].title)}</title></path>"
@@ -95,77 +129,58 @@ def map_markdown(chapters: list[Chapter]) -> str:
             f'<a href="../chapters/{chapter.name}.html"><circle cx="{left}" cy="{STEP * place + 16}" r="5"/>'
             f'<text x="{left + 14}" y="{STEP * place + 21}">{place + 1}. {html.escape(chapter.title)}</text></a>'
         )
-    lines = ["```{raw} html", *rows, "</svg>", "</div>", "```", ""]
-    lines += [f"- {{doc}}`/chapters/{c.name}` builds on {enrich.linked(c.builds_on)}." for c in chapters if c.builds_on]
-    return "\n".join(lines)
-
-
-def letters_markdown(chapters: list[Chapter]) -> str:
-    """The letters that mean different things in different chapters, each meaning with the numbers of its chapters."""
-    uses: dict[str, dict[str, list[int]]] = {}
-    for place, chapter in enumerate(chapters):
-        for row in chapter.symbols:
-            named, parts = letters(row.symbol), row.meaning.split("; ")
-            meanings_of = parts if len(parts) == len(named) else [row.meaning] * len(named)
-            for letter, meaning in dict.fromkeys(zip(named, meanings_of, strict=True)):
-                uses.setdefault(letter, {}).setdefault(meaning, []).append(place)
-    lines = ["| Letter | Meaning, and the chapters where it has it |", "|---|---|"]
-    for letter, meanings in sorted(uses.items(), key=lambda item: (item[0].lstrip("\\").lower(), item[0])):
-        if len(meanings) > 1 and len({place for places in meanings.values() for place in places}) > 1:
-            told = (
-                f"{meaning} ({', '.join(f'{{doc}}`{n + 1} </chapters/{chapters[n].name}>`' for n in dict.fromkeys(places))})"
-                for meaning, places in meanings.items()
-            )
-            lines.append(f"| ${letter}$ | {' · '.join(told)} |")
-    return "\n".join(lines)
+    return ["```{raw} html", *rows, "</svg>", "</div>", "```"]
 
 
 def ledger_markdown(chapters: list[Chapter]) -> str:
-    """Every labelled equation with what checked it, a row per check."""
-    lines = []
-    for place, chapter in enumerate(chapters, 1):
-        lines += [*_heading(place, chapter), "| Equation | Label | Checked | Oracle |", "|---|---|---|---|"]
-        for label in dict.fromkeys(chapter.labels):
-            equation = f'<span id="ledger-{label}"></span>{{eq}}`{label}` | `{label}`'
-            checks = dict.fromkeys(check for check in chapter.checks if check.label == label)
-            for check in checks or [Record(label, "", "")]:
-                lines.append(f"| {equation} | {check.check or 'not executed'} | {check.oracle} |")
-                equation = " | "
-        lines.append("")
+    """How much each part checks; then, folded, every labelled equation with what checked it, a row per check."""
+    lines = ["| Part | Chapters | Equations | Checks |", "|---|---:|---:|---:|"]
+    for part, members in by_part(chapters):
+        counts = len(members), sum(len(set(c.labels)) for c in members), sum(len(c.checks) for c in members)
+        lines.append(f"| [{part.capitalize()}](#{part}) | {' | '.join(map(str, counts))} |")
+    for part, members in by_part(chapters):
+        lines += ["", f"({part})=", f"## {part.capitalize()}", ""]
+        for chapter in members:
+            rows = ["| Equation | Label | Checked | Oracle |", "|---|---|---|---|"]
+            for label in dict.fromkeys(chapter.labels):
+                equation = f'<span id="ledger-{label}"></span>{{eq}}`{label}` | `{label}`'
+                checks = dict.fromkeys(check for check in chapter.checks if check.label == label)
+                for check in checks or [Record(label, "", "")]:
+                    rows.append(f"| {equation} | {check.check or 'not executed'} | {check.oracle} |")
+                    equation = " | "
+            name = f"{len(set(chapter.labels))} equations, {len(chapter.checks)} checks"
+            lines += [*_heading(chapters, chapter), *folded(name, rows)]
     return "\n".join(lines)
 
 
 def verdicts_markdown(chapters: list[Chapter]) -> str:
-    """All verdicts, the corrections (the errata) first."""
-    lines = [
-        "## Errata",
-        "",
-        "Statements of posts and papers that we correct; each correction is derived and executed in its chapter.",
-    ]
-    lines += ["", "| Statement | What is true |", "|---|---|"]
-    for chapter in chapters:
-        link = f"({{doc}}`ch. {chapters.index(chapter) + 1} </chapters/{chapter.name}>`)"
-        lines += [f"| {row.claim} {link} | {row.evidence} |" for row in chapter.verdicts if row.verdict == "corrected"]
-    for place, chapter in enumerate(chapters, 1):
-        lines += [
-            "",
-            *_heading(place, chapter),
-            f"The post: {chapter.card['Post']}.",
-            "",
-            "| Claim | Verdict | What decides |",
-            "|---|---|---|",
-        ]
-        lines += [f"| {row.claim} | {_marked(row.verdict)} | {row.evidence} |" for row in chapter.verdicts]
+    """How many claims of each part got which verdict; then, folded, the corrections (the errata) and all verdicts."""
+    parts = by_part(chapters)
+    lines = [f"| Part | Claims | {' | '.join(opening.BRIEF.values())} |", f"|---|---:|{'---:|' * len(VERDICTS)}"]
+    for part, members in parts:
+        rows = [row.verdict for chapter in members for row in chapter.verdicts]
+        lines.append(f"| [{part.capitalize()}](#{part}) | {len(rows)} | {' | '.join(str(rows.count(word)) for word in VERDICTS)} |")
+    lines += ["", "## Errata", ""]
+    lines += ["Statements of posts and papers that we correct; each correction is derived and executed in its chapter.", ""]
+    for part, members in parts:
+        rows = []
+        for chapter in members:
+            link = f"{{doc}}`ch. {chapters.index(chapter) + 1} </chapters/{chapter.name}>`"
+            rows += [f"| {row.claim} | {row.where}, {link} | {row.evidence} |" for row in chapter.verdicts if row.verdict == "corrected"]
+        name = f"{part.capitalize()}: {len(rows)} corrections"
+        lines += folded(name, ["| Statement | Where | What is true |", "|---|---|---|", *rows]) if rows else []
+    for part, members in parts:
+        lines += ["", f"({part})=", f"## {part.capitalize()}", ""]
+        for chapter in members:
+            rows = ["| Claim | Where | Verdict | What decides |", "|---|---|---|---|"]
+            rows += [f"| {row.claim} | {row.where} | {row.verdict} | {row.evidence} |" for row in chapter.verdicts]
+            lines += [*_heading(chapters, chapter), f"The post: {chapter.card['Post']}.", ""]
+            lines += folded(f"{len(chapter.verdicts)} claims: {opening.judged([chapter])}", rows)
     return "\n".join(lines)
 
 
-def _marked(verdict: str) -> str:
-    brief = BRIEF.get(verdict, verdict)
-    return f'<span class="verdict verdict-{brief.replace(" ", "-")}">{verdict}</span>'
-
-
-def _heading(place: int, chapter: Chapter) -> list[str]:
-    return [f"## {place}. {chapter.title}", "", f"{{doc}}`Read the chapter </chapters/{chapter.name}>`", ""]
+def _heading(chapters: list[Chapter], chapter: Chapter) -> list[str]:
+    return [f"### {{doc}}`{chapters.index(chapter) + 1}. {chapter.title} </chapters/{chapter.name}>`", ""]
 
 
 class Generated(SphinxDirective):
@@ -196,7 +211,6 @@ PAGES = {
     "cards": cards_markdown,
     "totals": totals_markdown,
     "map": map_markdown,
-    "letters": letters_markdown,
     "ledger": ledger_markdown,
     "verdicts": verdicts_markdown,
     "speed": evidence.speed_markdown,
