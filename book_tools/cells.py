@@ -15,7 +15,7 @@ from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
-from book_tools.chapter import CHECK, VERDICT_SECTION, VERDICTS
+from book_tools.chapter import CHECK, VERDICTS
 from kexue.lab.tables import BAR, CROSS, RULE, STRONG
 from kexue.lab.verification import Record
 
@@ -47,7 +47,7 @@ def pieces(text: str) -> Iterator[str | Table | list[Record]]:
             yield "\n".join(plain)
             plain = []
         if check:
-            checks.append(Record(*check.groups()))
+            checks.append(Record(*check.groups("")))
             place += 1
         elif ruled:
             columns = cells(lines[place])
@@ -77,7 +77,8 @@ def table_node(table: Table) -> nodes.table:
 
     def row(texts: list[str], strong: bool = False) -> nodes.row:
         entries = [
-            nodes.entry("", nodes.paragraph("", text), classes=["number"] * number) for text, number in zip(texts, kinds, strict=True)
+            nodes.entry("", nodes.paragraph("", text), classes=["number"] * number)
+            for text, number in zip(texts, kinds, strict=True)
         ]
         return nodes.row("", *entries, classes=["strong"] * strong)
 
@@ -116,9 +117,8 @@ def dress_outputs(doctree: nodes.document, numbers: Numbers, ledger: str) -> Non
     """Tables and checks out of the printed texts; the first check of an equation is told beside it, and a box of nothing else goes."""
     stated = {str(equation.get("label")): equation for equation in doctree.findall(nodes.math_block) if equation.get("label")}
     marked: dict[str, list[Record]] = {}
-    for cell, output in [(cell, box) for cell in code_cells(doctree) for box in cell.findall(nodes.container) if box is not cell]:
-        if output.get("nb_element") != "cell_code_output":
-            continue
+    for output in outputs(doctree):
+        cell = cell_of(output)
         for printed in [text for text in output.findall(nodes.literal_block) if "stream" in text["classes"]]:
             found = list(pieces(printed.astext()))
             only_checks = all(isinstance(piece, list) for piece in found)
@@ -180,12 +180,25 @@ def code_cells(doctree: nodes.document) -> list[nodes.container]:
     return found
 
 
-class Fold(nodes.Element):
+def outputs(doctree: nodes.document) -> list[nodes.container]:
+    boxes = [box for cell in code_cells(doctree) for box in cell.findall(nodes.container)]
+    return [box for box in boxes if box.get("nb_element") == "cell_code_output"]
+
+
+def cell_of(box: nodes.Element) -> nodes.Element:
+    while box.get("nb_element") != "cell_code":
+        box = box.parent
+    return box
+
+
+class Fold(nodes.Element):  # type: ignore[misc]
     """Folded content under a bar that says what it holds; open where no script folds it."""
 
 
 def visit_fold(self: HTML5Translator, node: Fold) -> None:
-    self.body.append(f'<details class="{" ".join(["fold", *node["classes"]])}" open><summary>{html.escape(node["name"])}</summary>\n')
+    self.body.append(
+        f'<details class="{" ".join(["fold", *node["classes"]])}" open><summary>{html.escape(node["name"])}</summary>\n'
+    )
 
 
 def depart_fold(self: HTML5Translator, node: Fold) -> None:
@@ -215,23 +228,20 @@ def default_name(cell: nodes.Element, numbers: Numbers, first: bool) -> str:
     return "Code"
 
 
+def mark_claims(doctree: nodes.document) -> None:
+    """Tables of claims: their verdicts as coloured marks, and a class for narrow screens."""
+    for table in doctree.findall(nodes.table):
+        if table.next_node(nodes.entry).astext() not in ("Claim", "Statement"):
+            continue
+        table["classes"].append("claims")
+        for paragraph in [each for each in table.findall(nodes.paragraph) if each.astext() in VERDICTS]:
+            word = paragraph.astext()
+            paragraph.children = []
+            paragraph += nodes.inline("", word, classes=["verdict", f"verdict-{word.replace(' ', '-')}"])
+
+
 def heading_of(section: nodes.section) -> str:
     return section.children[0].astext() if section.children and isinstance(section.children[0], nodes.title) else ""
-
-
-def mark_verdicts(doctree: nodes.document) -> None:
-    """The words of the table of verdicts as coloured marks."""
-    heading = VERDICT_SECTION.lstrip("# ")
-    for section in doctree.findall(nodes.section):
-        if heading_of(section) == heading:
-            for entry in section.findall(nodes.entry):
-                if entry.astext().strip() in VERDICTS:
-                    paragraph = entry.next_node(nodes.paragraph)
-                    word = entry.astext().strip()
-                    paragraph.children = []
-                    paragraph += nodes.inline("", word, classes=["verdict", f"verdict-{word.replace(' ', '-')}"])
-            for table in list(section.findall(nodes.table))[:1]:
-                table["classes"].append("claims")
 
 
 def fold_symbols(doctree: nodes.document) -> None:
@@ -245,17 +255,17 @@ def fold_symbols(doctree: nodes.document) -> None:
 
 
 def dress(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    if app.builder.format != "html" or not docname.startswith("chapters/"):
+    if app.builder.format != "html" or not docname.startswith(("chapters/", "pages/")):
+        return
+    mark_claims(doctree)
+    if docname.startswith("pages/"):
         return
     numbers = Numbers(app, docname)
     dress_outputs(doctree, numbers, app.builder.get_relative_uri(docname, LEDGER))
     name_bars(doctree, numbers)
-    mark_verdicts(doctree)
     fold_symbols(doctree)
 
 
 def setup(app: Sphinx) -> None:
     app.add_node(Fold, html=(visit_fold, depart_fold))
     app.connect("doctree-resolved", dress)
-
-

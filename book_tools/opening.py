@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from types import SimpleNamespace
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from book_tools.chapter import VERDICTS, Chapter
+from book_tools.chapter import CARD, SUMMARY, VERDICTS, Chapter
 
 SHORT = "**In short**"
-CHINESE = '<div lang="zh">'
 BRIEF = {
     "confirmed": "confirmed",
     "holds under a condition": "with a condition",
@@ -24,7 +22,6 @@ BRIEF = {
     "corrected": "corrected",
     "not tested here": "not tested",
 }
-ROWS = ("Post", "Papers", "Before this", "Package")
 DEPTHS = (
     ("text", "text only", "Prose, formulas, figures and results"),
     ("checks", "with the checks", "The checks too, and the code that a reader would change"),
@@ -34,27 +31,30 @@ DEPTHS = (
 
 def arranged(text: str, chapter: Chapter, more: dict[str, str]) -> str:
     """The first cell as the page shows it; ``more`` are further rows of the card."""
-    title, _, rest = text.partition("\n")
-    rest, _, chinese = rest.partition(CHINESE)
-    chinese, _, after = chinese.partition("</div>")
-    lines = rest.splitlines()
-    table = next((number for number, line in enumerate(lines) if line.startswith("|")), len(lines))
-    lead, _, short = "\n".join(lines[:table]).partition(SHORT)
-    rows = {name: chapter.card[name] for name in ROWS if chapter.card.get(name)} | {name: row for name, row in more.items() if row}
-    blocks = [title, f"```{{raw}} html\n{length(chapter)}\n```", f"::::{{div}} hero\n:::{{div}} lead-in\n{lead.strip()}\n:::\n::::"]
-    if short.strip():
-        blocks.append(f":::{{div}} in-short\n{SHORT}\n\n{short.strip()}\n:::")
+    title, _, _ = text.partition("\n")
+    match = SUMMARY.search(text)
+    after = text[match.end() :] if match else ""
+    rows = {name: chapter.card[name] for name in CARD if chapter.card.get(name)} | {
+        name: row for name, row in more.items() if row
+    }
+    blocks = [
+        title,
+        f"```{{raw}} html\n{length(chapter)}\n```",
+        f"::::{{div}} hero\n:::{{div}} lead-in\n{chapter.opening}\n:::\n::::",
+    ]
+    bullets = "\n".join(f"- {bullet}" for bullet in chapter.in_short)
+    blocks += [f":::{{div}} in-short\n{SHORT}\n\n{bullets}\n:::"] if bullets else []
     blocks.append("\n\n".join([":::{div} post-card", *(f"{name}\n: {row}" for name, row in rows.items()), ":::"]))
-    if chinese.strip():
-        blocks += ['<details class="fold zh-summary"><summary lang="zh">中文摘要</summary>', CHINESE, chinese.strip(), "</div>", "</details>"]
+    if match:
+        blocks += ['<details class="fold zh-summary" open><summary lang="zh">中文摘要</summary>', match[0], "</details>"]
     return "\n\n".join([*blocks, after.strip()]).strip()
 
 
 def length(chapter: Chapter) -> str:
     """One quiet line, counted: what reading takes, what is executed, what became of the claims."""
-    spine, seconds = getattr(chapter, "spine", None) or SimpleNamespace(minutes=20, equations=14), getattr(chapter, "seconds", 10)
-    told = [f"about {spine.minutes} min", f'<a href="../../pages/ledger.html#ledger-{chapter.labels[0]}">{spine.equations} equations</a>']
-    told += [f"{seconds} s of computing"] if seconds else []
+    first = f"../../pages/ledger.html#ledger-{chapter.labels[0]}" if chapter.labels else ""
+    told = [f"about {chapter.length.minutes} min", f'<a href="{first}">{chapter.length.displays} equations</a>']
+    told += [f"{chapter.seconds} s of computing"] if chapter.seconds else []
     told += [f'<a href="#what-the-post-gets-right-and-where-we-differ">{judged([chapter])}</a>'] if chapter.verdicts else []
     told += ['<a href="#symbols">symbols</a>'] if chapter.symbols else []
     return '<ul class="chapter-meta">' + "".join(f"<li>{each}</li>" for each in told) + "</ul>"

@@ -1,7 +1,7 @@
 """Sphinx extension: the pages that the book generates from its stored chapters.
 
 Each directive is Markdown made by one function below and parsed in place: ``{cards}``, ``{totals}``, ``{map}``, ``{ledger}``,
-, ``{verdicts}``; of stored measurements, ``{speed}`` and ``{trust}`` (``evidence``). What is added to the chapters' own pages
+``{verdicts}``; of stored measurements, ``{speed}`` and ``{trust}`` (``evidence``). What is added to the chapters' own pages
 stands in ``enrich``, what the site ships and links in ``site``.
 """
 
@@ -55,7 +55,16 @@ def cards_markdown(chapters: list[Chapter]) -> str:
     """The chapters part by part, a card each: figure, titles, question, size, verdicts."""
     lines = []
     for part, members in by_part(chapters):
-        lines += [f"## {part.capitalize()}", "", INTRODUCED[part], "", "::::::{grid} 1 2 2 3", ":gutter: 3", ":class-container: chapters", ""]
+        lines += [
+            f"## {part.capitalize()}",
+            "",
+            INTRODUCED[part],
+            "",
+            "::::::{grid} 1 2 2 3",
+            ":gutter: 3",
+            ":class-container: chapters",
+            "",
+        ]
         for chapter in members:
             lines += [
                 f":::::{{grid-item-card}} {chapters.index(chapter) + 1}. {chapter.title}",
@@ -70,7 +79,7 @@ def cards_markdown(chapters: list[Chapter]) -> str:
                 chapter.question,
                 "",
                 "::::{card-footer}",
-                f"about {chapter.spine.minutes} min · {len(set(chapter.labels))} equations  ",
+                f"about {chapter.length.minutes} min · {len(set(chapter.labels))} equations  ",
                 opening.judged([chapter]),
                 "::::",
                 ":::::",
@@ -137,9 +146,9 @@ def ledger_markdown(chapters: list[Chapter]) -> str:
     lines = ["| Part | Chapters | Equations | Checks |", "|---|---:|---:|---:|"]
     for part, members in by_part(chapters):
         counts = len(members), sum(len(set(c.labels)) for c in members), sum(len(c.checks) for c in members)
-        lines.append(f"| [{part.capitalize()}](#{part}) | {' | '.join(map(str, counts))} |")
+        lines.append(f"| [{part.capitalize()}](#ledger-{part}) | {' | '.join(map(str, counts))} |")
     for part, members in by_part(chapters):
-        lines += ["", f"({part})=", f"## {part.capitalize()}", ""]
+        lines += ["", f"(ledger-{part})=", f"## {part.capitalize()}", ""]
         for chapter in members:
             rows = ["| Equation | Label | Checked | Oracle |", "|---|---|---|---|"]
             for label in dict.fromkeys(chapter.labels):
@@ -159,18 +168,24 @@ def verdicts_markdown(chapters: list[Chapter]) -> str:
     lines = [f"| Part | Claims | {' | '.join(opening.BRIEF.values())} |", f"|---|---:|{'---:|' * len(VERDICTS)}"]
     for part, members in parts:
         rows = [row.verdict for chapter in members for row in chapter.verdicts]
-        lines.append(f"| [{part.capitalize()}](#{part}) | {len(rows)} | {' | '.join(str(rows.count(word)) for word in VERDICTS)} |")
+        lines.append(
+            f"| [{part.capitalize()}](#verdicts-{part}) | {len(rows)} | {' | '.join(str(rows.count(word)) for word in VERDICTS)} |"
+        )
     lines += ["", "## Errata", ""]
     lines += ["Statements of posts and papers that we correct; each correction is derived and executed in its chapter.", ""]
     for part, members in parts:
         rows = []
         for chapter in members:
             link = f"{{doc}}`ch. {chapters.index(chapter) + 1} </chapters/{chapter.name}>`"
-            rows += [f"| {row.claim} | {row.where}, {link} | {row.evidence} |" for row in chapter.verdicts if row.verdict == "corrected"]
+            rows += [
+                f"| {row.claim} | {row.where}, {link} | {row.evidence} |"
+                for row in chapter.verdicts
+                if row.verdict == "corrected"
+            ]
         name = f"{part.capitalize()}: {len(rows)} corrections"
         lines += folded(name, ["| Statement | Where | What is true |", "|---|---|---|", *rows]) if rows else []
     for part, members in parts:
-        lines += ["", f"({part})=", f"## {part.capitalize()}", ""]
+        lines += ["", f"(verdicts-{part})=", f"## {part.capitalize()}", ""]
         for chapter in members:
             rows = ["| Claim | Where | Verdict | What decides |", "|---|---|---|---|"]
             rows += [f"| {row.claim} | {row.where} | {row.verdict} | {row.evidence} |" for row in chapter.verdicts]

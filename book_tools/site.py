@@ -105,7 +105,7 @@ def add_meta(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     about = next((text.astext() for text in doctree.findall(nodes.paragraph)), ABOUT) if doctree else ABOUT
     if pagename.startswith("chapters/"):
         cover = pagename.removeprefix("chapters/")
-        title, about = Chapter.load(cover).title, Chapter.load(cover).card["Question"]
+        title, about = Chapter.load(cover).title, re.sub(r"[*`$]", "", Chapter.load(cover).question)
     about = textwrap.shorten(about, 200, placeholder=" …")
     tags = {"description": about, "og:type": "article", "og:title": title, "og:description": about}
     tags["og:site_name"] = app.config.html_title
@@ -217,9 +217,7 @@ function splitQuery(query) {
         return [*super().split(input), *(run[i : i + 2] for run in runs for i in range(len(run) - 1))]
 
 
-EQUATION = re.compile(
-    r'<span class="eqno">(\([^<)]+\))<a class="headerlink" href="(#[^"]+)" title="([^"]+)">#</a></span>'
-)
+EQUATION = re.compile(r'<span class="eqno">(\([^<)]+\))<a class="headerlink" href="(#[^"]+)" title="([^"]+)">#</a></span>')
 NAME = re.compile(r'<span class="pre">[^<]*</span>|<h1>kexue\.[^<]+')
 PART = re.compile(r'(?=<p aria-level="2" class="caption")')
 MANY = 20  # pages in the sidebar, above which only the part that is read stands open there

@@ -1,4 +1,4 @@
-"""What the build makes of the chapters: cards, maps, neighbours, links to the glossary, launchable notebooks, metadata."""
+"""What the build makes of the chapters: first screen, cards, overviews, glossary, launchable notebooks, metadata."""
 
 import ast
 import re
@@ -6,9 +6,10 @@ import re
 import pytest
 from docutils import nodes
 from IPython.core.inputtransformer2 import TransformerManager
-from samples import BEFORE, chapter
+from samples import BEFORE, OPENING, chapter, plain
 
-from book_tools import enrich, notebooks, pages, site
+from book_tools import enrich, notebooks, opening, pages, site
+from book_tools.chapter import PARTS, Chapter
 
 BOOK = [*BEFORE, chapter()]
 
@@ -19,44 +20,93 @@ def known_addresses(monkeypatch):
     monkeypatch.setenv("KEXUE_SITE", "https://owner.github.io/name")
 
 
-def test_a_card_carries_what_the_notebook_says(monkeypatch, tmp_path):
+def test_a_card_carries_what_the_notebook_says_under_the_sentence_of_its_part(monkeypatch, tmp_path):
     monkeypatch.setattr(enrich, "ROOT", tmp_path)
     monkeypatch.setattr(enrich, "COVERS", tmp_path / "covers")
-    card = pages.cards_markdown(BOOK).split("grid-item-card} ")[3]
-    assert card.startswith("3. A title\n:link: /chapters/attention/third\n")
+    text = pages.cards_markdown(BOOK)
+    assert re.findall("^## .*$", text, re.MULTILINE) == ["## Attention", "## Generation"]
+    assert f"## Generation\n\n{pages.INTRODUCED['generation']}\n" in text
+    card = text[text.index("card} 3.") :]
+    assert card.startswith("card} 3. A title\n:link: /chapters/attention/third\n")
     assert ":img-top: /covers/attention-third.png\n:img-alt: A line that rises" in card
     assert '<span lang="zh">《标题》</span>' in card
-    assert "Why?" in card
-    assert "Attention · 1 equations · about 5 s" in card
+    assert "Which of them?" in card
+    assert "about 5 min · 1 equations" in card
     assert "5 confirmed" in card
     assert (tmp_path / "covers" / "attention-third.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_map_draws_an_arc_and_a_row_for_each_prerequisite():
+def test_every_part_has_its_sentence():
+    assert pages.INTRODUCED.keys() == set(PARTS)
+    assert all(sentence.endswith(".") and sentence.count(". ") == 0 for sentence in pages.INTRODUCED.values())
+
+
+def test_the_map_tells_where_to_begin_and_draws_an_arc_for_each_prerequisite():
     text = pages.map_markdown(BOOK)
+    assert "| Attention | {doc}`/chapters/attention/first` | {doc}`/chapters/attention/third` |" in text
     assert text.count("builds on A title</title>") == 2
     assert text.count('<a href="../chapters/') == 3
     rows = re.findall(r"^- .*$", text, re.MULTILINE)
     third = "{doc}`/chapters/attention/third` builds on {doc}`/chapters/attention/first` · {doc}`/chapters/generation/second`."
     assert rows == [f"- {third}"]
+    assert "All 3 chapters" not in text
 
 
-def test_letters_are_listed_where_chapters_differ_in_meaning():
-    def other(cells):
-        cells[7]["source"] = cells[7]["source"].replace(
-            "| $x$ | a number | number | |", "| $x_i$, $y$ | a vector | $d$ | |\n| $z$ | depth | number | |"
-        )
+def test_a_large_map_is_folded_and_no_wider_than_a_page(monkeypatch):
+    monkeypatch.setattr(pages, "FEW", 2)
+    text = pages.map_markdown(BOOK)
+    assert "<summary>All 3 chapters, and an arc for each step</summary>" in text
+    many = [plain(f"attention/c{number}") for number in range(90)]
+    far = re.sub(r"`first`.*? \|", "`c0` |", OPENING)
+    many.append(chapter("attention/third", opening=far))
+    width = int(re.search(r'viewBox="0 0 (\d+)', "\n".join(pages.arcs(many)))[1])
+    assert width <= 24 + pages.WIDEST + 600
 
-    rows = pages.letters_markdown([BEFORE[0], chapter(edit=other)]).splitlines()[2:]
-    assert rows == ["| $x$ | a number ({doc}`1 </chapters/attention/first>`) · a vector ({doc}`2 </chapters/attention/third>`) |"]
+
+def test_overviews_open_with_a_summary_by_part_and_fold_the_rest():
+    ledger, verdicts = pages.ledger_markdown(BOOK), pages.verdicts_markdown(BOOK)
+    assert "| [Attention](#ledger-attention) | 2 | 2 | 2 |" in ledger
+    assert ledger.count('<details class="fold" open>') == 3
+    assert "<summary>1 equations, 1 checks</summary>" in ledger
+    assert "| [Generation](#verdicts-generation) | 5 | 5 | 0 | 0 | 0 | 0 |" in verdicts
+    assert "<summary>5 claims: 5 confirmed</summary>" in verdicts
+    assert "| claim 1 | eq. (1) | confirmed | {eq}`eq-a-b` |" in verdicts
 
 
-def test_the_card_gains_its_neighbours_and_the_end_a_citation():
+def test_errata_name_their_place_in_the_post():
+    def corrects(cells):
+        cells[-1]["source"] = cells[-1]["source"].replace("claim 1 | eq. (1) | confirmed", "claim 1 | eq. (1) | corrected")
+
+    text = pages.verdicts_markdown([*BEFORE, chapter(edit=corrects)])
+    assert "<summary>Attention: 1 corrections</summary>" in text
+    assert "| claim 1 | eq. (1), {doc}`ch. 3 </chapters/attention/third>` | {eq}`eq-a-b` |" in text
+
+
+def test_the_first_screen_has_length_opening_short_answer_card_and_folded_chinese():
     middle = notebooks.canonical(BEFORE[1].notebook)
     enrich.complete(middle, BEFORE[1], BOOK)
-    opening = middle["cells"][0]["source"]
-    assert "| Runs in | about 5 s |\n| Used by | {doc}`/chapters/attention/third` |\n" in opening
-    assert "| Read on | ← {doc}`/chapters/attention/first` · {doc}`/chapters/attention/third` → |" in opening
+    screen = middle["cells"][0]["source"]
+    places = [
+        screen.index(part)
+        for part in (
+            "# A title\n",
+            '<ul class="chapter-meta"><li>about 5 min</li>',
+            "{div} hero",
+            "Some things are one.",
+            "{div} in-short",
+            "- The second is one as well.\n",
+            "{div} post-card",
+            "Post\n: [<span",
+            "Package\n: {py:mod}",
+            "Used by\n: {doc}`/chapters/attention/third`\n",
+            "Read on\n: ← {doc}`/chapters/attention/first` · {doc}`/chapters/attention/third` →",
+            '<summary lang="zh">中文摘要</summary>',
+            '<div lang="zh">\n\n- 第一行',
+            "</details>",
+        )
+    ]
+    assert places == sorted(places)
+    assert "|---" not in screen
     assert (
         "**Cite this chapter** as: The kexue authors, “A title”, in *Scientific Spaces, executed*, version"
         in (middle["cells"][-1]["source"])
@@ -65,6 +115,30 @@ def test_the_card_gains_its_neighbours_and_the_end_a_citation():
     enrich.complete(last, BOOK[2], BOOK)
     assert "Used by" not in last["cells"][0]["source"]
     assert last["cells"][0]["source"].count("→") == 0
+
+
+def test_the_line_of_length_is_counted_and_silent_about_what_was_not_measured():
+    def measured(cells):
+        cells[1]["source"] += "\n\n" + "word " * 1500
+
+    line = opening.length(chapter(edit=measured))
+    assert line.startswith(
+        '<ul class="chapter-meta"><li>about 10 min</li><li><a href="../../pages/ledger.html#ledger-eq-a-b">1 equations<'
+    )
+    assert "of computing" not in line
+    assert ">5 confirmed</a></li>" in line
+    timed = chapter()
+    timed.notebook["metadata"] = {"kexue": {"seconds": 12}}
+    assert "<li>12 s of computing</li>" in opening.length(timed)
+
+
+def test_the_hero_shows_the_first_sentence_of_the_caption():
+    caption = nodes.caption(
+        "", "", nodes.Text("As "), nodes.math("", "x"), nodes.Text(" falls, y rises. And more."), nodes.Text(" More.")
+    )
+    found = opening.first_sentence(nodes.figure("", caption))
+    assert "".join(node.astext() for node in found) == "As x falls, y rises."
+    assert "".join(node.astext() for node in opening.first_sentence(nodes.figure("", nodes.caption("", "One.")))) == "One."
 
 
 @pytest.mark.usefixtures("known_addresses")
@@ -174,7 +248,7 @@ def test_a_shared_chapter_shows_its_cover_and_its_question():
     site.add_meta(Builder(""), "chapters/attention/rope", "page.html", context, None)
     assert '<meta property="og:image" content="https://owner.github.io/name/_images/attention-rope.png">' in context["metatags"]
     assert '<meta property="og:url" content="https://owner.github.io/name/chapters/attention/rope.html">' in context["metatags"]
-    assert '<meta name="description" content="Can an operation on single vectors' in context["metatags"]
+    assert f'<meta name="description" content="{Chapter.load("attention/rope").question[:30]}' in context["metatags"]
     assert "https://github.com/owner/name/issues/new" in pages.mistakes_markdown([])
 
 
