@@ -234,14 +234,16 @@ def mutation_lines(found: Results) -> list[str]:
         "## Checks that can fail",
         "",
         f"{standing('mutate', found, *(f'{name} {last[name.lower()]}' for name in ('Python', 'torch')))}"
-        "A check that accepts everything proves nothing. So each executed equation is given wrong right-hand sides, off by 1 % (or by the "
-        "larger change that its check declares to notice) and with the wrong sign; and the code of the package is changed, a piece at a "
-        "time (signs, comparisons, constants, axes, defaults), while its unit tests run. Also the result of each public function is "
-        "scaled, shifted and negated.",
+        "A check that accepts everything proves nothing. So the code of the cells that check an equation is changed, a piece at a time "
+        "(operators, constants, axes, reductions, transposes, the order of arguments), and the cell runs again: noticed is what a check "
+        "or an assertion refuses, or what changes another checked output. Code that feeds one side of a check is a formula; code that "
+        "feeds both sides chooses where they are compared, and a change of it may pass. That the displayed formula and this code say "
+        "the same is ensured by reading, not by machine. The code of the package is changed likewise while its unit tests run, and the "
+        "result of each public function is scaled, shifted and negated.",
         "",
-        f"**{total('noticed'):,} of {total('mutants'):,} wrong right-hand sides** were noticed, in {total('calls')} checks; of "
-        f"{total('labels')} labelled equations, {total('labels_sharp')} notice every kind. {total('not_applicable')} "
-        "changes change nothing that the equation says (the sign of zero, say).",
+        f"**{total('noticed'):,} of {total('mutants'):,} changes of formulas** were noticed; {total('explained')} more change nothing, for "
+        f"a reason that their cell states. Of {total('labels')} labelled equations, {total('labels_sharp')} notice every change. Of "
+        f"{total('points'):,} changes of the points of comparison {total('points_noticed'):,} were noticed.",
         "",
         "| Module | Code changes noticed | Changed results noticed |",
         "|---|---|---|",
@@ -249,17 +251,30 @@ def mutation_lines(found: Results) -> list[str]:
     for name, module in modules.items():
         share = f"{module['killed']} of {module['mutants']} ({module['killed'] / max(1, module['mutants']):.0%})"
         lines.append(f"| `{name.rpartition('/')[2]}` | {share} | {module['results_killed']} of {module['results']} |")
-    accepted = [each for name in checks for each in checks[name]["survivors"]]
-    if accepted:
-        lines += ["", ":::{dropdown} Wrong right-hand sides that a check accepts", "| Equation | Change |", "|---|---|"]
-        lines += [f"| `{each['label']}` ({each['chapter']}) | {each['mutant']} |" for each in accepted]
-        lines += [":::"]
+    alive = [(name, each) for name in checks for each in checks[name]["survivors"]]
+    for head, chosen in (
+        ("Changes of formulas that nothing notices", [(name, each) for name, each in alive if not each["reason"]]),
+        ("Changes that cannot be noticed, and why", [(name, each) for name, each in alive if each["reason"]]),
+    ):
+        if chosen:
+            lines += ["", f":::{{dropdown}} {head}", "| Equation | Change | Reason |", "|---|---|---|"]
+            lines += [f"| {_labels(name, each)} | `{_barred(each['change'])}` | {each['reason']} |" for name, each in chosen]
+            lines += [":::"]
     survivors = [each for module in modules.values() for each in module["survivors"]]
     if survivors:
         lines += ["", ":::{dropdown} Code changes that no unit test notices", "| Where | Change |", "|---|---|"]
-        lines += [f"| `{each['where']}` | `{each['mutation'].replace('|', chr(92) + '|')}` |" for each in survivors]
+        lines += [f"| `{each['where']}` | `{_barred(each['mutation'])}` |" for each in survivors]
         lines += [":::"]
     return [*lines, ""]
+
+
+def _labels(name: str, survivor: Json) -> str:
+    return ", ".join(f"`{label}`" for label in survivor["labels"]) + f" ({name}, cell {survivor['cell']})"
+
+
+def _barred(code: str) -> str:
+    """Code for a cell of a table."""
+    return code.replace("|", "\\|").replace("`", "'")
 
 
 def abuse_lines(found: Results) -> list[str]:

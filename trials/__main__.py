@@ -43,7 +43,7 @@ def portable(names: Sequence[str], everything: bool) -> int:
 
 
 COMMANDS: dict[str, tuple[Run, str]] = {
-    "mutate": (mutate, "try wrong equations and wrong code"),
+    "mutate": (mutate, "try wrong code of checks and of the package"),
     "digits": (digits, "judge the printed digits"),
     "abuse": (abuse, "count the calls of the abuse sweep"),
     "portable": (portable, "execute the chapters under other instruction sets and threads"),

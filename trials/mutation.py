@@ -1,4 +1,4 @@
-"""``make mutate``: does the book notice when it is wrong? Wrong right-hand sides against its checks, wrong code against its tests."""
+"""``make mutate``: does the book notice when it is wrong? Wrong code in its checks, and wrong code in its package against the tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from book_tools import state, system
 from book_tools.chapter import ROOT, Chapter, contents
 from trials import forks
-from trials.equations import MISSED, NOTICED, Trial, chapter_trials
+from trials.cells import FORMULA, Trial, chapter_trials
 from trials.forks import IDLE, SURVIVED, Target
 from trials.mutants import Mutant, result_mutants, source_mutants
 
@@ -29,21 +29,14 @@ HELPERS = {"_check": "test_check.py", "attention/_mask": "attention/test_positio
 Json = dict[str, Any]
 
 
-def equations(names: list[str], jobs: int = 2) -> dict[str, Json]:
-    """Try every executed check of the chapters with wrong right-hand sides."""
-    found: dict[str, Json] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        for name, (trials, seconds) in zip(names, pool.map(_afresh, names), strict=True):
-            found[name] = _tally({name: trials}, {name: Chapter.load(name).labels}) | {"seconds": round(seconds)}
-            print(f"{name}: {_share(trials)}, {seconds:.0f} s", flush=True)
-    return found
-
-
-def _afresh(name: str) -> tuple[list[Trial], float]:
-    """The trials of a chapter, from a process of its own."""
+def equations(name: str, jobs: int = 2) -> Json:
+    """Try changes of the code of a chapter's verifying cells."""
     begun = time.perf_counter()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(chapter_trials, name).result(), time.perf_counter() - begun
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # a chapter in a process of its own
+        found = pool.submit(chapter_trials, name, jobs).result()
+    tally = _tally(found, Chapter.load(name).labels) | {"seconds": round(time.perf_counter() - begun)}
+    print(f"{name}: {tally['noticed']} of {tally['mutants']} changes of formulas noticed, {tally['seconds']} s", flush=True)
+    return tally
 
 
 def function(target: Target, jobs: int = 2, sample: int = SAMPLE) -> Json:
@@ -68,9 +61,8 @@ def run(names: Sequence[str], everything: bool, jobs: int) -> int:
     of = {name: state.digest(KIND, name) for name in [*chapters, *helpers]}
     versions = {"python": platform.python_version(), "torch": version("torch")}
     try:
-        tried = equations(chapters, jobs)
         for name, digest in of.items():
-            checks = {"equations": tried[name]} if name in tried else {}
+            checks = {"equations": equations(name, jobs)} if name in chapters else {}
             state.save(KIND, name, versions | checks | {"functions": function(target(name), jobs)}, digest)
     except RuntimeError as error:
         print(f"what was not finished was not stored: {error}", file=sys.stderr)
@@ -88,36 +80,30 @@ def summary(results: Sequence[Json]) -> str:
     killed, ran = total("functions", "killed"), total("functions", "mutants")
     sharp, labels = total("equations", "labels_sharp"), total("equations", "labels")
     return (
-        f"equations: {total('equations', 'noticed')} of {total('equations', 'mutants')} wrong right-hand sides noticed in "
-        f"{total('equations', 'calls')} checks; {sharp} of {labels} labels notice every kind\n"
+        f"equations: {total('equations', 'noticed')} of {total('equations', 'mutants')} changes of formulas noticed, "
+        f"{total('equations', 'explained')} more cannot be; {sharp} of {labels} labels notice every change that can be\n"
         f"code: {killed} of {ran} source mutants ({killed / max(ran, 1):.0%}) and {total('functions', 'results_killed')} of "
         f"{total('functions', 'results')} changed results noticed\nthe survivors stand in results/{KIND}"
     )
 
 
-def _share(trials: list[Trial]) -> str:
-    real = [trial for trial in trials if trial.outcome in (NOTICED, MISSED)]
-    return f"{sum(trial.outcome == NOTICED for trial in real)} of {len(real)} wrong right-hand sides noticed"
-
-
-def _tally(found: dict[str, list[Trial]], labels: dict[str, list[str]]) -> Json:
-    """The counts, and what no check noticed: call by call, and label by label where every call of the label missed it."""
-    every = [(chapter, trial) for chapter, trials in found.items() for trial in trials]
-    real = [(chapter, trial) for chapter, trial in every if trial.outcome in (NOTICED, MISSED)]
-    kinds = {(chapter, trial.label, trial.mutant) for chapter, trial in real}
-    seen = {(chapter, trial.label, trial.mutant) for chapter, trial in real if trial.outcome == NOTICED}
-    tried = {(chapter, label) for chapter, label, _ in kinds}
-    blunt = {(chapter, label) for chapter, label, _ in kinds - seen}
-    blunt |= {(chapter, label) for chapter, listed in labels.items() for label in listed} - tried
+def _tally(trials: Sequence[Trial], labels: Sequence[str]) -> Json:
+    """The counts; what nothing noticed, with the reason where it could not be; the labels that notice less than all."""
+    formulas = [trial for trial in trials if trial.kind == FORMULA]
+    alive = [trial for trial in formulas if trial.outcome == SURVIVED]
+    tried = {label for trial in formulas for label in trial.labels}
+    blunt = {label for trial in alive if not trial.reason for label in trial.labels} | (set(labels) - tried)
+    points = [trial for trial in trials if trial.kind != FORMULA]
     return {
-        "labels": sum(map(len, labels.values())),
-        "labels_sharp": sum(map(len, labels.values())) - len(blunt),
-        "calls": len({(chapter, trial.label, trial.call) for chapter, trial in every}),
-        "mutants": len(real),
-        "noticed": sum(trial.outcome == NOTICED for _, trial in real),
-        "not_applicable": [{"chapter": c, **t._asdict()} for c, t in every if t.outcome not in (NOTICED, MISSED)],
-        "labels_blunt": [{"chapter": chapter, "label": label} for chapter, label in sorted(blunt)],
-        "survivors": [{"chapter": c, **t._asdict()} for c, t in real if t.outcome == MISSED],
+        "labels": len(labels),
+        "labels_sharp": len(set(labels) - blunt),
+        "labels_blunt": [label for label in labels if label in blunt],
+        "mutants": len(formulas) - sum(bool(trial.reason) for trial in alive),
+        "noticed": len(formulas) - len(alive),
+        "explained": sum(bool(trial.reason) for trial in alive),
+        "points": len(points),
+        "points_noticed": sum(trial.outcome != SURVIVED for trial in points),
+        "survivors": [{"cell": t.cell, "labels": list(t.labels), "change": t.change, "reason": t.reason} for t in alive],
     }
 
 

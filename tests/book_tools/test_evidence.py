@@ -30,8 +30,8 @@ MUTATION = {
     "date": "2026-01-02",
     "python": "3.11",
     "torch": "2.13",
-    "equations": {"labels": 3, "labels_sharp": 2, "calls": 4, "mutants": 12, "noticed": 11, "not_applicable": [{}]}
-    | {"survivors": [{"chapter": "attention/rope", "label": "eq-a", "mutant": "sign"}]},
+    "equations": {"labels": 3, "labels_sharp": 2, "mutants": 12, "noticed": 11, "explained": 1, "points": 5, "points_noticed": 4}
+    | {"survivors": [{"cell": 3, "labels": ["eq-a"], "change": "a | b -> a", "reason": reason} for reason in ("", "b is empty")]},
     "functions": {"mutants": 10, "killed": 9, "results": 3, "results_killed": 3}
     | {"survivors": [{"where": "kexue/a.py:1", "mutation": "a | b -> a"}]},
 }
@@ -112,7 +112,9 @@ def test_trust_lists_counts_and_survivors(results):
     results("digits", ROPE, row)
     results("portable", ROPE, {"variants": {"two threads": {"cells": 40, "failed": 1}}, "failed": 1})
     text = evidence.trust_markdown([])
-    assert "**11 of 12 wrong right-hand sides** were noticed, in 4 checks; of 3 labelled equations, 2 notice every kind" in text
+    assert "**11 of 12 changes of formulas** were noticed; 1 more change nothing" in text
+    assert "Of 3 labelled equations, 2 notice every change. Of 5 changes of the points of comparison 4 were noticed." in text
+    assert "| `eq-a` (attention/rope, cell 3) | `a \\| b -> a` | b is empty |" in text
     assert "| `rope` | 9 of 10 (90%) | 3 of 3 |" in text and "| `_check` | 0 of 0 (0%) | 0 of 0 |" in text
     assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text
     assert "**3 public names, 3,000 calls**" in text

@@ -600,7 +600,7 @@ def test_the_posterior_is_what_the_layer_samples_from_in_both_modes() -> None:
         state = torch.get_rng_state()
         assert torch.equal(layer(x, sample=False)[0], mean) and torch.equal(torch.get_rng_state(), state)
         torch.testing.assert_close(layer(x, generator=seeded(1))[0], drawn if training else mean)
-    with pytest.raises(TypeError, match="^sample must be True or False, got int$"):
+    with pytest.raises(TypeError, match=r"^sample must be True or False, got int$"):
         layer(x, sample=1)
 
 

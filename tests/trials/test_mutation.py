@@ -10,9 +10,8 @@ import pytest
 
 from book_tools import system
 from book_tools.chapter import ROOT
-from kexue import lab
 from trials import mutation
-from trials.equations import MISSED, NOTICED, watched
+from trials.cells import FORMULA, POINT, SURVIVED, Trial
 from trials.mutants import apply, changed, result_mutants, source_mutants
 
 TOY = '''"""Toy."""
@@ -49,54 +48,19 @@ print(json.dumps(function(Target("toy.halves", root / "toy" / "halves.py", root 
 """
 
 
-def tried(form, *args, **kwargs):
-    trials = []
-    with watched(trials):
-        getattr(lab, form)(*args, **kwargs)
-    return {trial.mutant: trial.outcome for trial in trials}
-
-
-def test_a_sharp_check_notices_every_wrong_side(capsys):
-    before = lab.records()
-    found = tried("verify", "eq-a", np.array([1.0, -2.0, 3.0]), np.array([1.0, -2.0, 3.0]), atol=1e-9)
-    assert found == dict.fromkeys(("up", "down", "sign", "one entry up"), NOTICED)
-    assert tried("verify", "eq-a", 0.0, 0.0, atol=1e-9, scale=1.0) == {"up": NOTICED, "down": NOTICED, "sign": "zero has no sign"}
-    assert tried("verify", "eq-a", np.inf, np.inf, atol=0) == {"sign": NOTICED}
-    assert [record.label for record in lab.records()[len(before) :]] == ["eq-a"] * 3
-    assert capsys.readouterr().out.count("\n") == 3
-
-
-def test_a_loose_check_is_found():
-    loose = {"atol": 0.49, "sensitivity": 0.5, "reason": "a test"}
-    assert tried("verify", "eq-a", 1.4, 1.0, **loose) == {"up": MISSED, "down": NOTICED, "sign": NOTICED}
-    error = {"standard_error": 0.025, "sensitivity": 0.1, "reason": "a test"}
-    assert tried("verify_statistic", "eq-a", 1.09, 1.0, **error)["up"] == MISSED
-    assert set(tried("verify_statistic", "eq-a", 1.01, 1.0, **error).values()) == {NOTICED}
-
-
-def test_a_bound_that_is_met_everywhere_says_nothing_of_its_direction():
-    one = np.array([1.0, 2.0])
-    assert tried("verify_bound", "eq-a", one, lower=one.copy())["lower taken as upper"] == MISSED
-    found = tried("verify_bound", "eq-a", one, upper=np.array([1.0, 2.5]))
-    assert found["upper moved"] == found["upper taken as lower"] == found["upper sign"] == NOTICED
-    assert tried("verify_bound", "eq-a", np.array([0.0, 2.0]), lower=0.0)["lower moved"] == NOTICED
-
-
-def test_orders_are_tried_beyond_their_tolerance():
-    step = np.array([0.1, 0.05, 0.025])
-    assert set(tried("verify_order", "eq-a", step, step**2, 2, atol=0.2).values()) == {NOTICED}
-
-
-def test_survivors_count_by_call_and_by_label():
-    trials = []
-    with watched(trials):
-        lab.verify_bound("eq-a", 1.0, lower=1.0)
-        lab.verify_bound("eq-a", 2.0, lower=1.0, sensitivity=1, reason="a test")
-        lab.verify_bound("eq-b", 1.0, lower=1.0)
-    tally = mutation._tally({"x/y": trials}, {"x/y": ["eq-a", "eq-b", "eq-c"]})
-    assert (tally["calls"], tally["mutants"], tally["noticed"]) == (3, 6, 4)
-    assert [(entry["label"], entry["call"]) for entry in tally["survivors"]] == [("eq-a", 1), ("eq-b", 1)]
-    assert [entry["label"] for entry in tally["labels_blunt"]] == ["eq-b", "eq-c"]
+def test_survivors_count_by_change_and_by_label():
+    trials = [
+        Trial(1, ("eq-a",), FORMULA, "a", "noticed", ""),
+        Trial(1, ("eq-a",), FORMULA, "b", SURVIVED, "the same number"),
+        Trial(2, ("eq-b", "eq-d"), FORMULA, "c", SURVIVED, ""),
+        Trial(2, ("eq-b",), POINT, "d", SURVIVED, ""),
+        Trial(3, ("eq-d",), FORMULA, "e", "noticed", ""),
+    ]
+    tally = mutation._tally(trials, ["eq-a", "eq-b", "eq-c", "eq-d"])
+    assert (tally["mutants"], tally["noticed"], tally["explained"]) == (3, 2, 1)
+    assert (tally["labels"], tally["labels_sharp"], tally["labels_blunt"]) == (4, 1, ["eq-b", "eq-c", "eq-d"])
+    assert (tally["points"], tally["points_noticed"]) == (1, 0)
+    assert [entry["reason"] for entry in tally["survivors"]] == ["the same number", ""]
 
 
 def test_the_source_is_changed_where_it_acts_and_nowhere_else():
