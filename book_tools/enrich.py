@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import yaml
@@ -25,6 +25,7 @@ from book_tools.form import CHINESE
 COVERS = ROOT / "_build" / "covers"
 COVER_WIDTH = 660  # twice what a card shows
 GLOSSARY = "pages/glossary"
+MANY_USES = 4  # chapters under an entry of the glossary, above which they are folded
 CLOSED = (  # no term is linked in here
     *(nodes.table, nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.footnote, nodes.citation, nodes.raw),
     *(addnodes.pending_xref, nodes.caption),
@@ -154,14 +155,56 @@ def link_glossary(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             for _, matches in first_uses(app.env.get_doctree(f"chapters/{chapter.name}"), terms):
                 for _, anchor in matches:
                     uses.setdefault(anchor, []).append(chapter)
-        for entry in doctree.findall(nodes.definition_list_item):
-            anchor = terms[next(entry.findall(nodes.term)).astext().lower()]
+        arrange_glossary(doctree, terms, uses, lambda name: app.builder.get_relative_uri(docname, f"chapters/{name}"))
+
+
+def arrange_glossary(
+    doctree: nodes.document, terms: dict[str, str], uses: dict[str, list[Chapter]], address: Callable[[str], str]
+) -> None:
+    """The terms by the part that uses them first, as links; then the entries, a fold for each letter, with the chapters that use them."""
+    parts: dict[str, list[nodes.reference]] = {name.split("/")[0]: [] for name in contents()}
+    for listing in list(doctree.findall(nodes.definition_list)):
+        letters: dict[str, list[nodes.Node]] = {}
+        for entry in list(listing.children):
+            term = first_term(entry)
+            anchor = terms[term.lower()]
             line = nodes.paragraph("", "", nodes.Text("In: "), classes=["uses"])
             for chapter in uses.get(anchor, []):
-                page = app.builder.get_relative_uri(docname, f"chapters/{chapter.name}")
                 line += [nodes.Text(" · ")] * (len(line.children) > 1)
-                line += nodes.reference("", chapter.title, internal=True, refuri=f"{page}#use-{anchor}")
-            next(entry.findall(nodes.definition)).append(line)
+                line += nodes.reference("", chapter.title, internal=True, refuri=f"{address(chapter.name)}#use-{anchor}")
+            many = len(uses.get(anchor, [])) > MANY_USES
+            next(entry.findall(nodes.definition)).append(
+                cells.Fold("", line, name=f"In {len(uses[anchor])} chapters") if many else line
+            )
+            if uses.get(anchor):
+                link = nodes.reference("", term, internal=True, refuri=f"#{anchor}")
+                parts.setdefault(uses[anchor][0].name.split("/")[0], []).append(link)
+            letters.setdefault(term[0].upper(), []).append(entry)
+        folds = [
+            cells.Fold(
+                "",
+                nodes.definition_list("", *entries, classes=listing["classes"]),
+                name=f"{letter}: {', '.join(map(first_term, entries))}",
+            )
+            for letter, entries in letters.items()
+        ]
+        listing.parent.replace(listing, [*by_part(parts), nodes.paragraph("", "All terms:"), *folds])
+
+
+def first_term(entry: nodes.definition_list_item) -> str:
+    return str(next(entry.findall(nodes.term)).astext())
+
+
+def by_part(parts: dict[str, list[nodes.reference]]) -> list[nodes.Node]:
+    """Links to the terms that each part of the book uses first, folded."""
+    found: list[nodes.Node] = [nodes.paragraph("", "By the part that uses a term first:")]
+    for part, links in parts.items():
+        line = nodes.paragraph()
+        for link in links:
+            line += [nodes.Text(" · ")] * bool(line.children)
+            line += link
+        found.append(cells.Fold("", line, name=f"{part.capitalize()} ({len(links)})"))
+    return found
 
 
 def link_chapters(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

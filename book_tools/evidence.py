@@ -20,6 +20,7 @@ GOALS = {
     "overhead_of_chapters": "Share of the chapters' run that goes into kernels and imports (CPU)",
     "overhead_of_unit_tests": "Share of the unit tests' run that goes into starting and collecting (CPU)",
 }
+LONGEST = 80  # rows of a chart that stands open
 SLOWER = 1.05  # a ratio above it asks for a reason
 YARDSTICK = "a yardstick"  # how the reason begins where the peer is no rival
 SLOWEST, FASTEST = 8.0, 1 / 64  # ratios at the ends of its axis
@@ -95,6 +96,11 @@ def by_machine(found: Results) -> list[Json]:
     return merged
 
 
+def folded(name: str, lines: list[str]) -> list[str]:
+    """Markdown under a bar; open where no script folds it."""
+    return [f'<details class="fold" open><summary>{name}</summary>', "", *lines, "", "</details>", ""]
+
+
 def measured(case: Json) -> list[Json]:
     return [row for row in case["rows"] if "ratio" in row]
 
@@ -124,17 +130,46 @@ def speed_markdown(chapters: list[Chapter]) -> str:
             + f" Targets: {len(bound)}, of which missed: {sum(not row['met'] for row in bound)}."
             + (f" Peers that were not installed: {', '.join(absent)}." if absent else ""),
             "",
-            *chart(cases),
+            *summary(cases),
+            "",
+            *charts(cases),
             "",
             *reasons(cases),
             "### All measurements",
             "",
         ]
-        for module, group in groupby(cases, module_of):
-            lines += [f"**{module}**", "", *(line for case in group for line in table(case))]
+        for part, members in groupby(cases, part_of):
+            tables: list[str] = []
+            for module, group in groupby(members, module_of):
+                tables += [f"**{module}**", "", *(line for case in group for line in table(case))]
+            lines += folded(part.capitalize(), tables)
         alone = [f"- {{py:obj}}`~kexue.{name}`: {why}." for name, why in found.get("without_peer", {}).items()]
         lines += ["### Without a peer", "", *alone, ""] if alone else []
     return "\n".join(lines)
+
+
+def part_of(case: Json) -> str:
+    """``attention`` of ``attention.rope.apply_rotary``."""
+    return str(case["function"].split(".")[0])
+
+
+def summary(cases: list[Json]) -> list[str]:
+    """What came of the measurements of each part."""
+    lines = ["| Part | Measurements | Faster | Slower | Targets missed |", "|---|---:|---:|---:|---:|"]
+    for part, group in groupby(cases, part_of):
+        rows = [row for case in group if not case.get("differs", "").startswith(YARDSTICK) for row in measured(case)]
+        slower = sum(row["ratio"][1] > 1 for row in rows)
+        missed = sum(not row.get("met", True) for row in rows)
+        lines.append(f"| {part.capitalize()} | {len(rows)} | {len(rows) - slower} | {slower} | {missed} |")
+    return lines
+
+
+def charts(cases: list[Json]) -> list[str]:
+    """One chart, or one for each part, folded, where one would be long."""
+    if len(cases) <= LONGEST:
+        return chart(cases)
+    parts = [(part, list(group)) for part, group in groupby(cases, part_of)]
+    return [line for part, group in parts for line in folded(f"{part.capitalize()}: a dot for each measurement", chart(group))]
 
 
 def module_of(case: Json) -> str:
@@ -153,7 +188,11 @@ def reasons(cases: list[Json]) -> list[str]:
         worst = max(row["ratio"][1] for row in measured(case))
         if case.get("why") and worst > SLOWER:
             rows.append(f"- **{name_of(case)}** against {case['against']}, at worst {worst:.2g}: {case['why']}.")
-    return ["### What is slower, and what for", "", *rows, ""] if rows else []
+    return (
+        ["### What is slower, and what for", "", *(rows if len(rows) <= 12 else folded(f"{len(rows)} functions", rows)), ""]
+        if rows
+        else []
+    )
 
 
 def chart(cases: list[Json]) -> list[str]:

@@ -46,11 +46,6 @@ def by_part(chapters: list[Chapter]) -> list[tuple[str, list[Chapter]]]:
     return list(parts.items())
 
 
-def folded(name: str, lines: list[str]) -> list[str]:
-    """Markdown under a bar; open where no script folds it."""
-    return [f'<details class="fold" open><summary>{name}</summary>', "", *lines, "", "</details>", ""]
-
-
 def cards_markdown(chapters: list[Chapter]) -> str:
     """The chapters part by part, a card each: figure, titles, question, size, verdicts."""
     lines = []
@@ -109,9 +104,12 @@ def map_markdown(chapters: list[Chapter]) -> str:
         then = enrich.linked(chapter.name for chapter in members if chapter.builds_on)
         lines.append(f"| {part.capitalize()} | {begin} | {then} |")
     drawn = [*arcs(chapters), ""]
-    lines += ["", *(drawn if len(chapters) <= FEW else folded(f"All {len(chapters)} chapters, and an arc for each step", drawn))]
+    lines += [
+        "",
+        *(drawn if len(chapters) <= FEW else evidence.folded(f"All {len(chapters)} chapters, and an arc for each step", drawn)),
+    ]
     built = [f"- {{doc}}`/chapters/{c.name}` builds on {enrich.linked(c.builds_on)}." for c in chapters if c.builds_on]
-    return "\n".join([*lines, *folded("The same as a list", built)])
+    return "\n".join([*lines, *evidence.folded("The same as a list", built)])
 
 
 def arcs(chapters: list[Chapter]) -> list[str]:
@@ -158,7 +156,7 @@ def ledger_markdown(chapters: list[Chapter]) -> str:
                     rows.append(f"| {equation} | {check.check or 'not executed'} | {check.oracle} |")
                     equation = " | "
             name = f"{len(set(chapter.labels))} equations, {len(chapter.checks)} checks"
-            lines += [*_heading(chapters, chapter), *folded(name, rows)]
+            lines += [*_heading(chapters, chapter), *evidence.folded(name, rows)]
     return "\n".join(lines)
 
 
@@ -183,14 +181,14 @@ def verdicts_markdown(chapters: list[Chapter]) -> str:
                 if row.verdict == "corrected"
             ]
         name = f"{part.capitalize()}: {len(rows)} corrections"
-        lines += folded(name, ["| Statement | Where | What is true |", "|---|---|---|", *rows]) if rows else []
+        lines += evidence.folded(name, ["| Statement | Where | What is true |", "|---|---|---|", *rows]) if rows else []
     for part, members in parts:
         lines += ["", f"(verdicts-{part})=", f"## {part.capitalize()}", ""]
         for chapter in members:
             rows = ["| Claim | Where | Verdict | What decides |", "|---|---|---|---|"]
             rows += [f"| {row.claim} | {row.where} | {row.verdict} | {row.evidence} |" for row in chapter.verdicts]
             lines += [*_heading(chapters, chapter), f"The post: {chapter.card['Post']}.", ""]
-            lines += folded(f"{len(chapter.verdicts)} claims: {opening.judged([chapter])}", rows)
+            lines += evidence.folded(f"{len(chapter.verdicts)} claims: {opening.judged([chapter])}", rows)
     return "\n".join(lines)
 
 
@@ -204,9 +202,23 @@ class Generated(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         container = nodes.container()
         container.document = self.state.document
-        lines = StringList(PAGES[self.name](book()).splitlines(), source=self.name)
-        self.state.nested_parse(lines, 0, container, match_titles=True)
+        text = PAGES[self.name](book())
+        # What stands before the first heading would come after the last section: that is for {summary}.
+        text = text[text.index("\n## ") :] if self.name in SUMMED else text
+        self.state.nested_parse(StringList(text.splitlines(), source=self.name), 0, container, match_titles=True)
         return list(container.children)
+
+
+class Summary(SphinxDirective):
+    """``{summary} ledger``: what a generated page says before its first heading."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        container = nodes.container(classes=["summary"], is_div=True, design_component="div")
+        text, _, _ = PAGES[self.arguments[0]](book()).partition("\n## ")
+        self.state.nested_parse(StringList(text.splitlines(), source=self.name), 0, container)
+        return [container]
 
 
 def mistakes_markdown(chapters: list[Chapter]) -> str:
@@ -231,6 +243,9 @@ PAGES = {
     "speed": evidence.speed_markdown,
     "trust": evidence.trust_markdown,
 }
+
+
+SUMMED = ("ledger", "verdicts")
 
 
 def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
@@ -268,6 +283,7 @@ def drop_stale_reference(app: Sphinx, config: Any) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     for name in PAGES:
         app.add_directive(name, Generated)
+    app.add_directive("summary", Summary)
     app.connect("config-inited", drop_stale_reference)
     # Asked at every citation, and each time all installed packages are searched for the answer.
     pybtex.plugin.entry_points = functools.cache(pybtex.plugin.entry_points)
