@@ -29,7 +29,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook lock clean
+.PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook author lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,7 +126,12 @@ links: $(READY) ## look whether the external links of the book are alive (needs 
 serve: book ## build and serve the book at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-notebook: $(READY) ## open the chapters in JupyterLab
+notebook: $(READY) ## read and try the chapters in JupyterLab: copies, in _build/notebooks
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) $(PIP) install --quiet --constraint requirements.txt jupyterlab
+	@$(PY) -m book_tools copies
+	$(PY) -m jupyterlab _build/notebooks
+
+author: $(READY) ## edit the chapters themselves in JupyterLab
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) $(PIP) install --quiet --constraint requirements.txt jupyterlab
 	$(PY) -m jupyterlab chapters
 

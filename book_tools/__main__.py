@@ -20,12 +20,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from book_tools import notebooks, pdf
+from book_tools import notebooks, pdf, reader
 from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.form import faults
 
 STAGE = ROOT / "_build" / "stage"
 SITE = ROOT / "_build" / "html"
+COPIES = ROOT / "_build" / "notebooks"
 NEEDED = 100  # MB of disk: twice the stage and the site of five chapters
 # A book is millions of small objects that stay: to look for garbage among them as often as usual costs a fifth of a build, and half
 # of one with nothing to do.
@@ -194,6 +195,13 @@ def links() -> int:
     return int(bool(broken))
 
 
+def copies() -> int:
+    """Copies of the chapters for reading and trying; what a reader has changed stays."""
+    for path in reader.lay_out(COPIES):
+        print(f"kept with your changes: {path.relative_to(ROOT)} (delete it for a fresh copy)")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m book_tools", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -203,12 +211,13 @@ def main() -> int:
     commands.add_parser("build", help="build the book strictly")
     commands.add_parser("pdf", help="print the built book")
     commands.add_parser("links", help="check the external links")
+    commands.add_parser("copies", help="lay out the reader's edition of the chapters")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # "kill" and "timeout" are answered like Ctrl-C
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
-        others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links}
+        others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "copies": copies}
         return others[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)

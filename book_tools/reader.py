@@ -8,6 +8,7 @@ marks. Code cells are those of the chapter; a first one says what to install and
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import posixpath
 import re
@@ -15,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from book_tools import figures, notebooks
+from book_tools import figures, notebooks, system
 from book_tools.chapter import FOLDED, ROOT, Chapter, book
 
 PACKAGES = {"kexue": "kexue", "matplotlib": "matplotlib", "mpmath": "mpmath", "sklearn": "scikit-learn"}  # module: distribution
@@ -65,13 +66,33 @@ def edition(chapter: Chapter, chapters: list[Chapter] | None = None, repository:
 
 def write_all(folder: Path, repository: str = "") -> list[Path]:
     """Write the edition of every chapter under ``folder``, as ``chapters/part/slug.ipynb``."""
-    chapters, written = book(), []
-    for chapter in chapters:
-        path = folder / "chapters" / f"{chapter.name}.ipynb"
+    chapters = book()
+    paths = [folder / "chapters" / f"{chapter.name}.ipynb" for chapter in chapters]
+    for chapter, path in zip(chapters, paths, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dumps(edition(chapter, chapters, repository)), encoding="utf-8")
-        written.append(path)
-    return written
+    return paths
+
+
+def lay_out(folder: Path) -> list[Path]:
+    """Copies for reading and trying: those that the reader has changed stay, and are returned; the others are made new."""
+    mark = folder / ".written.json"
+    written: dict[str, str] = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+    kept, chapters = [], book()
+    for chapter in chapters:
+        path, text = folder / f"{chapter.name}.ipynb", dumps(edition(chapter, chapters))
+        if path.is_file() and _digest(path.read_text(encoding="utf-8")) != written.get(chapter.name):
+            kept.append(path)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        system.replace(path, text)
+        written[chapter.name] = _digest(text)
+    system.save(mark, written)
+    return kept
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def dumps(notebook: notebooks.Notebook) -> str:

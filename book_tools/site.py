@@ -21,7 +21,7 @@ from sphinx.errors import ExtensionError
 from sphinx.search import languages
 from sphinx.search.en import SearchEnglish
 
-from book_tools import notebooks, opening
+from book_tools import opening, reader
 from book_tools.chapter import ROOT, Chapter, contents
 
 LAUNCH = ROOT / "_build" / "launch"  # the chapters for the branch that Colab reads
@@ -52,33 +52,13 @@ def address() -> str:
     return place and place + "/"
 
 
-def launchable(notebook: notebooks.Notebook) -> notebooks.Notebook:
-    """The chapter with a first cell that installs kexue where it is missing."""
-    setup: dict[str, Any] = {
-        "cell_type": "code",
-        "metadata": {"tags": ["hide-input"]},
-        "execution_count": None,
-        "outputs": [],
-        "source": (
-            "# Where kexue is missing (in Colab, say), install it from the repository of this book.\n"
-            "from importlib.util import find_spec\n\n"
-            'if find_spec("kexue") is None:\n'
-            f'    %pip install --quiet "kexue @ git+{repository()}" matplotlib mpmath scikit-learn'
-        ),
-    }
-    first = next(i for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code")
-    return notebook | {"cells": [*notebook["cells"][:first], setup, *notebook["cells"][first:]]}
-
-
-def ship_launchable(app: Sphinx, exception: Exception | None) -> None:
-    """Where the repository is known: the chapters that readers download or open in Colab bring their own installation."""
-    if exception is None and app.builder.format == "html" and repository():
+def ship_editions(app: Sphinx, exception: Exception | None) -> None:
+    """What readers download is the reader's edition; where the repository is known, Colab opens it from a branch of its own."""
+    if exception is None and app.builder.format == "html":
+        reader.write_all(Path(app.outdir) / "_sources", repository())
         shutil.rmtree(LAUNCH, ignore_errors=True)
-        for name in contents():
-            text = notebooks.dumps(launchable(Chapter.load(name).notebook))
-            for target in (LAUNCH / f"chapters/{name}.ipynb", Path(app.outdir) / f"_sources/chapters/{name}.ipynb"):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(text, encoding="utf-8")
+        if repository():
+            reader.write_all(LAUNCH, repository())
 
 
 def add_buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
@@ -255,5 +235,5 @@ def setup(app: Sphinx) -> None:
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("html-page-context", add_meta)
     app.connect("html-page-context", finish, priority=900)
-    for ship in (drop_stale, ship_mathjax, ship_licences, ship_icons, ship_launchable, ship_sitemap):
+    for ship in (drop_stale, ship_mathjax, ship_licences, ship_icons, ship_editions, ship_sitemap):
         app.connect("build-finished", ship)

@@ -1,11 +1,9 @@
-"""What the build makes of the chapters: first screen, cards, overviews, glossary, launchable notebooks, metadata."""
+"""What the build makes of the chapters: first screen, cards, overviews, glossary, metadata."""
 
-import ast
 import re
 
 import pytest
 from docutils import nodes
-from IPython.core.inputtransformer2 import TransformerManager
 from samples import BEFORE, OPENING, chapter, plain
 
 from book_tools import enrich, notebooks, opening, pages, site
@@ -169,24 +167,6 @@ def test_terms_are_found_at_their_first_use_in_running_text_only():
     }
     found = [(match[0], anchor) for _, matches in enrich.first_uses(page, terms) for match, anchor in matches]
     assert found == [("Markov\nchain", "term-chain"), ("attentions", "term-attention"), ("Entropy", "term-entropy")]
-
-
-@pytest.mark.usefixtures("known_addresses")
-def test_a_launched_chapter_installs_kexue_only_where_it_is_missing(monkeypatch):
-    notebook = site.launchable(BOOK[2].notebook)
-    kinds = [cell["cell_type"] for cell in notebook["cells"]]
-    first = notebook["cells"][kinds.index("code")]
-    assert "kexue @ git+https://github.com/owner/name" in first["source"]
-    assert len(notebook["cells"]) == len(BOOK[2].notebook["cells"]) + 1
-    code = TransformerManager().transform_cell(first["source"])
-    assert isinstance(ast.parse(code).body[-1], ast.If)
-    installed = []
-    shell = type("Shell", (), {"run_line_magic": lambda self, *line: installed.append(line)})()
-    exec(code, {"get_ipython": lambda: shell})  # noqa: S102
-    assert not installed
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    exec(code, {"get_ipython": lambda: shell})  # noqa: S102
-    assert installed[0][0] == "pip"
 
 
 class Builder:
