@@ -14,13 +14,14 @@ takes key minus query, as T5 does.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kexue import _check
-from kexue.attention._mask import attention_mask, masked_softmax
+from kexue.attention._mask import attended, attention_mask, check_attn_mask, masked_softmax
 from kexue.attention.rope import RotaryEmbedding, rope_frequencies
 
 __all__ = [
@@ -50,25 +51,27 @@ def sinusoidal(positions: Tensor, dim: int, base: float = 10000.0, *, dtype: tor
     Source: Vaswani et al. 2017, who put all sines before all cosines; the post interleaves them.
 
     Args:
-        positions: integer or real positions of any sign, any shape; finite.
+        positions: integer or real positions of any sign, any shape; finite; float32 or float64 if real.
         dim: number of features, positive and even.
         base: positive; the slowest plane turns once in about ``2 * pi * base`` positions.
-        dtype: floating dtype of the result. Angles are computed in float64 and rounded once at the end, so that float32 is
-            still right to 1e-7 at position 10^6.
+        dtype: floating dtype of the result. Angles are computed in float64 (on the CPU for devices without it) and rounded once
+            at the end, so that float32 is still right to 1e-7 at position 10^6.
     Returns:
         Shape ``(*positions.shape, dim)`` on the device of ``positions``; differentiable in real ``positions``.
     Raises:
-        TypeError: ``positions`` is not a real or integer tensor, ``dim`` is not an integer, or ``dtype`` is not floating.
+        TypeError: ``positions`` is not a real or integer tensor or in half precision, ``dim`` is not an integer, or ``dtype`` is
+            not floating.
         ValueError: ``dim`` is not positive and even, or ``base`` is not positive.
 
     >>> sinusoidal(torch.tensor([0, 1]), 4)
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
             [0.8415, 0.5403, 0.0100, 0.9999]])
     """
-    _check.real("positions", positions)
+    _check.position_tensor("positions", positions)
     _check.floating_dtype("dtype", dtype)
-    angles = positions.to(torch.float64)[..., None] * rope_frequencies(dim, base, device=positions.device)
-    return torch.stack([angles.sin().to(dtype), angles.cos().to(dtype)], dim=-1).flatten(-2)
+    place = _check.float64_device(positions.device)
+    angles = positions.to(place, torch.float64)[..., None] * rope_frequencies(dim, base, device=place)
+    return torch.stack([angles.sin().to(dtype), angles.cos().to(dtype)], dim=-1).flatten(-2).to(positions.device)
 
 
 def hierarchical(table: Tensor, length: int, alpha: float = 0.4) -> Tensor:
@@ -98,9 +101,12 @@ def hierarchical(table: Tensor, length: int, alpha: float = 0.4) -> Tensor:
         raise ValueError(f"length must be at most {n}**2 = {n * n} for a table of {n} rows, got {length}")
     blocks = -(-length // n) if n else 0
     # In float32 for half precision: an offset may pass the largest float16 where the sum does not.
-    wide = table.to(torch.promote_types(table.dtype, torch.float32))
-    offsets = alpha / (1.0 - alpha) * (wide[:blocks] - wide[:1])
-    return (wide + offsets[:, None, :]).reshape(blocks * n, dim)[:length].to(table.dtype)
+    wide = _check.widen(table)
+    return (wide + _block_offsets(wide, alpha)[:blocks, None, :]).reshape(blocks * n, dim)[:length].to(table.dtype)
+
+
+def _block_offsets(wide: Tensor, alpha: float) -> Tensor:
+    return alpha / (1.0 - alpha) * (wide - wide[:1])
 
 
 def _hierarchy_weight(alpha: float) -> float:
@@ -138,18 +144,28 @@ class AbsolutePositions(nn.Module):
         """Rows ``start`` to ``stop - 1`` of the table, not yet in the dtype and on the device of ``like``."""
         return _check.shape("table", self.table(stop), (stop, self.dim))[start:]
 
-    def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
-        """Mark the rows of ``x`` with the positions ``offset``, ``offset + 1``, and so on.
+    def _rows_at(self, positions: Tensor, like: Tensor) -> Tensor:
+        """The vectors of some positions, shape ``(*positions.shape, dim)``, not yet in the dtype and on the device of ``like``."""
+        _check.readable("positions", _check.integer("positions", positions))
+        length = int(positions.max()) + 1 if positions.numel() else 0
+        _check.entries_within("positions", positions, max(length, 1))
+        return _check.shape("table", self.table(length), (length, self.dim))[positions.long()]
+
+    def forward(self, x: Tensor, *, positions: Tensor | None = None, offset: int = 0) -> Tensor:
+        """Mark the rows of ``x`` with the positions ``offset``, ``offset + 1``, and so on, or with ``positions``.
 
         Args:
             x: shape ``(..., n, dim)``, floating point; any width if ``mode="concat"``.
+            positions: of the rows, where they do not follow one another (packed or left-padded sequences): integer, not negative,
+                shape ``(n,)``, or ``(B, n)`` or ``(1, n)`` for ``x`` of shape ``(B, ..., n, dim)``, on the device of ``x``;
+                :class:`SinusoidalPositions` takes real ones and any sign, too.
             offset: position of the first row, at least 0; a sequence handled in pieces equals the sequence handled whole.
         Returns:
             Shape of ``x`` (``dim`` more features if ``mode="concat"``), dtype and device of ``x``.
         Raises:
-            TypeError: ``x`` is not a floating-point tensor, or ``offset`` is not an integer.
-            ValueError: ``x`` has fewer than 2 axes or the wrong width, ``offset`` is negative or above 2^53, or the subclass has
-                no vector for the last position.
+            TypeError: ``x`` is not a floating-point tensor, ``positions`` not a tensor of integers, or ``offset`` not an integer.
+            ValueError: ``x`` has fewer than 2 axes or the wrong width, ``positions`` the wrong shape or device, ``offset`` is
+                negative, above 2^53 or given together with ``positions``, or the subclass has no vector for a position.
         """
         _check.floating("x", x)
         offset = _check.position("offset", offset)
@@ -157,7 +173,12 @@ class AbsolutePositions(nn.Module):
             raise ValueError(f"x must have at least 2 axes (..., n, features), got shape {tuple(x.shape)}")
         if self.mode != "concat" and x.shape[-1] != self.dim:
             raise ValueError(f"x must have {self.dim} features, got shape {tuple(x.shape)}")
-        p = self._rows(offset, offset + x.shape[-2], x)
+        if positions is None:
+            p = self._rows(offset, offset + x.shape[-2], x)
+        elif offset:
+            raise ValueError(f"offset must be 0 when positions are given, got {offset}")
+        else:
+            p = self._rows_at(_check.row_positions("positions", positions, "x", x), x)
         if p.is_meta:
             _check.same_device("x", x, "the table", p)
         p = p.to(device=x.device, dtype=x.dtype)
@@ -167,6 +188,9 @@ class AbsolutePositions(nn.Module):
             # Not x * (1 + p): in bfloat16 the sum 1 + p would keep only three digits of p.
             return torch.addcmul(x, x, p)
         return torch.cat([x, p.expand(*x.shape[:-1], self.dim)], dim=-1)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, mode={self.mode!r}"
@@ -214,6 +238,16 @@ class LearnedPositions(AbsolutePositions):
             raise ValueError(f"length must be at most max_length={self.max_length} (no alpha to extend it), got {length}")
         return hierarchical(self.weight, length, self.alpha)
 
+    def _rows_at(self, positions: Tensor, like: Tensor) -> Tensor:
+        limit = self.max_length if self.alpha is None else self.max_length**2
+        ids = _check.entries_within("positions", _check.integer("positions", positions), limit).long().to(self.weight.device)
+        if self.alpha is None:
+            return F.embedding(ids, self.weight)
+        wide = _check.widen(self.weight)
+        offsets = _block_offsets(wide, self.alpha)
+        rows = F.embedding(ids % self.max_length, wide) + F.embedding(ids // self.max_length, offsets)
+        return rows.to(self.weight.dtype)
+
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}, {super().extra_repr()}, alpha={self.alpha}"
 
@@ -238,16 +272,20 @@ class SinusoidalPositions(AbsolutePositions):
 
     def __init__(self, dim: int, base: float = 10000.0, *, mode: str = "add") -> None:
         super().__init__(dim, mode=mode)
-        rope_frequencies(dim, base)
+        rope_frequencies(dim, base, device="cpu")
         self.base = float(base)
 
     def table(self, length: int) -> Tensor:
         """Rows 0 to ``length - 1`` in float64 on the CPU; ``forward`` rounds them once, to the dtype of its input."""
         length = _check.count("length", length, minimum=0)
-        return sinusoidal(torch.arange(length), self.dim, self.base, dtype=torch.float64)
+        return sinusoidal(torch.arange(length, device="cpu"), self.dim, self.base, dtype=torch.float64)
 
     def _rows(self, start: int, stop: int, like: Tensor) -> Tensor:
-        return sinusoidal(torch.arange(start, stop, device=like.device), self.dim, self.base, dtype=like.dtype)
+        positions = torch.arange(start, stop, device=_check.float64_device(like.device))
+        return sinusoidal(positions, self.dim, self.base, dtype=like.dtype)
+
+    def _rows_at(self, positions: Tensor, like: Tensor) -> Tensor:
+        return sinusoidal(positions, self.dim, self.base, dtype=like.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, base={self.base}"
@@ -301,34 +339,58 @@ class ConvPositions(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Add to every row a weighted sum of its neighbours.
 
         Args:
             x: shape ``(..., n, dim)``, floating point.
+            mask: boolean, broadcastable to ``(..., n)``, True = real. The border is that of the real rows: what the others hold,
+                NaN included, reaches no row but its own, which comes back as it is. With circular padding the real rows are a
+                circle of their own and must come first.
         Returns:
             Shape, dtype and device of ``x``. The weighted sum must fit the dtype (65504 is the largest float16).
         Raises:
-            TypeError: ``x`` is not a floating-point tensor.
-            ValueError: ``x`` has fewer than 2 axes, not ``dim`` features, or another device than the parameters.
+            TypeError: ``x`` is not a floating-point tensor, or ``mask`` is not boolean.
+            ValueError: ``x`` has fewer than 2 axes, not ``dim`` features, or another device than the parameters; ``mask`` has the
+                wrong shape or device, or (circular) a hole.
         """
         _check.floating("x", x)
         if x.ndim < 2 or x.shape[-1] != self.dim:
             raise ValueError(f"x must have shape (..., n, {self.dim}), got {tuple(x.shape)}")
         _check.same_device("x", x, "the parameters", self.weight)
         n = x.shape[-2]
+        if mask is not None:
+            mask = self._expanded(mask, x)
         if n == 0:
             return x.clone()
         left = self.kernel_size - 1 if self.is_causal else self.kernel_size // 2
-        rows, padding = x, left
+        rows = x if mask is None else torch.where(mask.unsqueeze(-1), x, 0.0)
+        padding = left
         if self.padding_mode == "circular":
             # F.pad refuses a circular pad longer than the sequence; indices modulo n go round as often as needed.
-            rows, padding = x[..., torch.arange(-left, n + left, device=x.device) % n, :], 0
+            places, padding = torch.arange(-left, n + left, device=x.device), 0
+            if mask is None:
+                rows = rows[..., places % n, :]
+            else:
+                turns = places % mask.sum(-1, keepdim=True).clamp(min=1)
+                rows = rows.gather(-2, turns.unsqueeze(-1).expand(*turns.shape, self.dim))
         rows = rows.reshape(math.prod(x.shape[:-2]), rows.shape[-2], self.dim)
         mixed: Tensor = F.conv1d(rows.mT, self.weight.to(x.dtype), self.bias.to(x.dtype), groups=self.dim, padding=padding)
         # A causal kernel ran on into the zeros behind the end.
-        mixed = mixed[..., :n]
-        return x + mixed.mT.reshape(x.shape)
+        mixed = mixed[..., :n].mT.reshape(x.shape)
+        return x + (mixed if mask is None else torch.where(mask.unsqueeze(-1), mixed, 0.0))
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+    def _expanded(self, mask: Tensor, x: Tensor) -> Tensor:
+        """The mask in the shape (..., n) of the rows of ``x``."""
+        _check.same_device("mask", _check.boolean("mask", mask), "x", x)
+        try:
+            whole = mask.expand(x.shape[:-1])
+        except RuntimeError:
+            raise ValueError(f"mask must broadcast to {tuple(x.shape[:-1])}, got {tuple(mask.shape)}") from None
+        return _check.prefix_mask("mask", whole, x.shape[:-1], "x", x) if self.padding_mode == "circular" else whole
 
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.kernel_size}, padding_mode={self.padding_mode!r}, is_causal={self.is_causal}"
@@ -371,7 +433,7 @@ class PositionAttention(nn.Module):
 
     def _check_queries(self, q: Tensor, k: Tensor, q_offset: int) -> None:
         _check.floating("q", q, ndim=4)
-        _check.alike("k", _check.floating("k", k, ndim=4), "q", q)
+        _check.alike_or_autocast("k", _check.floating("k", k, ndim=4), "q", q)
         batch, heads, n, d = q.shape
         expected = (batch, self.num_heads or heads, n, self.head_dim or d)
         if d == 0 or tuple(q.shape) != expected:
@@ -404,7 +466,7 @@ class PositionAttention(nn.Module):
 
     def _check_values(self, attn: Tensor, v: Tensor, q_offset: int) -> None:
         _check.floating("attn", attn, ndim=4)
-        _check.alike("v", _check.floating("v", v, ndim=4), "attn", attn)
+        _check.alike_or_autocast("v", _check.floating("v", v, ndim=4), "attn", attn)
         _check.shape("v", v, (*attn.shape[:2], attn.shape[3], self.head_dim or v.shape[3]))
         if self._home:
             _check.same_device("attn", attn, "the parameters", getattr(self, self._home))
@@ -426,7 +488,8 @@ class PositionAttention(nn.Module):
             q: queries, shape ``(B, H, n, d)``, floating point.
             k: keys, shape ``(B, H, m, d)``, dtype and device of ``q``.
             v: values, shape, dtype and device of ``k``.
-            attn_mask: boolean, broadcastable to ``(B, H, n, m)``, True = attend.
+            attn_mask: boolean, broadcastable to ``(B, H, n, m)``, True = attend. What a key that no query attends to, or a query
+                without any key, holds, NaN included, changes nothing.
             is_causal: allow only the keys ``j <= i + q_offset``, in addition to ``attn_mask``.
             q_offset: position of the first query, at least 0.
         Returns:
@@ -440,12 +503,17 @@ class PositionAttention(nn.Module):
         _check.flag("is_causal", is_causal)
         self._check_queries(q, k, q_offset)
         q_offset = _check.position("q_offset", q_offset)
-        _check.alike("v", _check.floating("v", v, ndim=4), "q", q)
+        _check.alike_or_autocast("v", _check.floating("v", v, ndim=4), "q", q)
         _check.shape("v", v, k.shape)
         if attn_mask is not None:
             _check.same_device("attn_mask", _check.tensor("attn_mask", attn_mask), "q", q)
+            check_attn_mask(attn_mask, (*q.shape[:3], k.shape[2]))
+            q, k, v = attended(attn_mask, q, k, v)
         logits = self.logits(q, k, q_offset)
         return self.mix(masked_softmax(logits, attention_mask(logits, attn_mask, is_causal, q_offset)), v, q_offset)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def extra_repr(self) -> str:
         sizes = (("num_heads", self.num_heads), ("head_dim", self.head_dim))
@@ -585,7 +653,7 @@ class TransformerXLAttention(PositionAttention):
         width = self.num_heads * self.head_dim
         if width % 2:
             raise ValueError(f"head_dim must make num_heads * head_dim even, got {num_heads} * {head_dim}")
-        rope_frequencies(width, base)
+        rope_frequencies(width, base, device="cpu")
         self.base = float(base)
         _check.placement(device, dtype)
         self.u = _table(self.num_heads, self.head_dim, device=device, dtype=dtype)
@@ -595,10 +663,9 @@ class TransformerXLAttention(PositionAttention):
     def logits(self, q: Tensor, k: Tensor, q_offset: int = 0) -> Tensor:
         self._check_queries(q, k, q_offset)
         n, m = q.shape[2], k.shape[2]
-        code = sinusoidal(
-            _diagonals(n, m, q_offset, q.device), self.num_heads * self.head_dim, self.base, dtype=self.proj.weight.dtype
-        )
-        keys = self.proj(code).to(q.dtype).unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0)
+        distances = _diagonals(n, m, q_offset, _check.float64_device(q.device))
+        code = sinusoidal(distances, self.num_heads * self.head_dim, self.base, dtype=self.proj.weight.dtype)
+        keys = self.proj(code.to(q.device)).to(q.dtype).unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0)
         content = self._scaled(q + self.u.to(q.dtype)[:, None, :]) @ k.mT
         return content + _skew(self._scaled(q + self.v.to(q.dtype)[:, None, :]) @ keys)
 

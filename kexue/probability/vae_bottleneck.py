@@ -40,7 +40,8 @@ def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
 
     Returns:
         Shape ``(...)``, the sum over the last axis; dtype and device of ``mean`` (bfloat16 and float16 are computed in float32, and
-        stay float32 under autocast). Zero exactly at :math:`\mu=0,\sigma=1`. The gradients are :math:`\mu` and :math:`(\sigma^2-1)/2`. Finite in float32 for
+        stay float32 under autocast). Zero exactly at :math:`\mu=0,\sigma=1`. The gradients are :math:`\mu` and
+        :math:`(\sigma^2-1)/2`. Finite in float32 for
         ``log_var`` in [-200, 85]; beyond the range of the dtype, and for infinite arguments, the value is ``inf``.
 
     Raises:
@@ -251,10 +252,8 @@ def _mean_and_error(terms: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of independent draws over the last two axes, data points and draws of each, and its standard error for these points."""
     num_points, num_draws = terms.shape[-2:]
     means = terms.mean((-2, -1))
-    if num_draws > 1:
-        variance = terms.var(-1).mean(-1)
-    else:
-        variance = terms.squeeze(-1).var(-1, correction=min(1, num_points - 1))
+    among_points = terms.squeeze(-1).var(-1, correction=min(1, num_points - 1)) if num_draws == 1 else None
+    variance = terms.var(-1).mean(-1) if among_points is None else among_points
     # Infinite terms have no variance but NaN; their mean is as uncertain as can be.
     return means, (variance.masked_fill(variance.isnan(), math.inf) / (num_points * num_draws)).sqrt()
 
