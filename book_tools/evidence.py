@@ -20,6 +20,7 @@ GOALS = {
     "overhead_of_chapters": "Share of the chapters' run that goes into kernels and imports (CPU)",
     "overhead_of_unit_tests": "Share of the unit tests' run that goes into starting and collecting (CPU)",
 }
+FEW = 12  # rows of a table that stands open
 LONGEST = 80  # rows of a chart that stands open
 SLOWER = 1.05  # a ratio above it asks for a reason
 YARDSTICK = "a yardstick"  # how the reason begins where the peer is no rival
@@ -99,6 +100,55 @@ def by_machine(found: Results) -> list[Json]:
 def folded(name: str, lines: list[str]) -> list[str]:
     """Markdown under a bar; open where no script folds it."""
     return [f'<details class="fold" open><summary>{name}</summary>', "", *lines, "", "</details>", ""]
+
+
+def tabled(head: str, rows: dict[str, str]) -> list[str]:
+    """A table with a row per chapter; of a large book one for each part, folded."""
+    top = [head, "|---" * (head.count("|") - 1) + "|"]
+    if len(rows) <= FEW:
+        return [*top, *rows.values()]
+    parts = [(part, list(names)) for part, names in groupby(rows, lambda name: name.split("/")[0])]
+    return [
+        line
+        for part, names in parts
+        for line in folded(f"{part.capitalize()} ({len(names)})", [*top, *(rows[name] for name in names)])
+    ]
+
+
+def trust_summary(chapters: list[Chapter]) -> list[str]:
+    """What each part was put through, as far as it was measured."""
+    found = {kind: results(kind) for kind in ("mutate", "abuse", "digits")}
+
+    def total(part: str, kind: str, *keys: str) -> str:
+        some = [each for name, each in found[kind].items() if name.startswith(f"{part}/")]
+        for key in keys[:-1]:
+            some = [each[key] for each in some if key in each]
+        counts = [each[keys[-1]] for each in some if keys[-1] in each]
+        return f"{sum(count if isinstance(count, int) else len(count) for count in counts):,}" if counts else ""
+
+    def share(part: str, noticed: tuple[str, ...], tried: tuple[str, ...]) -> str:
+        of = total(part, "mutate", *tried)
+        return f"{total(part, 'mutate', *noticed)} of {of}" if of else ""
+
+    parts = dict.fromkeys(name.split("/")[0] for name in contents())
+    rows = [
+        [
+            part.capitalize(),
+            share(part, ("equations", "noticed"), ("equations", "mutants")),
+            share(part, ("functions", "killed"), ("functions", "mutants")),
+            total(part, "abuse", "cases"),
+            total(part, "digits", "numbers"),
+            total(part, "digits", "doubtful"),
+        ]
+        for part in parts
+    ]
+    heads = ["Part", "Wrong equations noticed", "Code changes noticed", "Hostile calls survived", "Digits followed", "Doubtful"]
+    kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
+    if len(kept) < 2:
+        return []
+    lines = [[head for place, head in enumerate(heads) if place in kept], ["---", *["---:"] * (len(kept) - 1)]]
+    lines += [[cell for place, cell in enumerate(row) if place in kept] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def measured(case: Json) -> list[Json]:
@@ -189,7 +239,7 @@ def reasons(cases: list[Json]) -> list[str]:
         if case.get("why") and worst > SLOWER:
             rows.append(f"- **{name_of(case)}** against {case['against']}, at worst {worst:.2g}: {case['why']}.")
     return (
-        ["### What is slower, and what for", "", *(rows if len(rows) <= 12 else folded(f"{len(rows)} functions", rows)), ""]
+        ["### What is slower, and what for", "", *(rows if len(rows) <= FEW else folded(f"{len(rows)} functions", rows)), ""]
         if rows
         else []
     )
@@ -284,12 +334,12 @@ def mutation_lines(found: Results) -> list[str]:
         f"a reason that their cell states. Of {total('labels')} labelled equations, {total('labels_sharp')} notice every change. Of "
         f"{total('points'):,} changes of the points of comparison {total('points_noticed'):,} were noticed.",
         "",
-        "| Module | Code changes noticed | Changed results noticed |",
-        "|---|---|---|",
     ]
+    rows = {}
     for name, module in modules.items():
         share = f"{module['killed']} of {module['mutants']} ({module['killed'] / max(1, module['mutants']):.0%})"
-        lines.append(f"| `{name.rpartition('/')[2]}` | {share} | {module['results_killed']} of {module['results']} |")
+        rows[name] = f"| `{name.rpartition('/')[2]}` | {share} | {module['results_killed']} of {module['results']} |"
+    lines += tabled("| Module | Code changes noticed | Changed results noticed |", rows)
     alive = [(name, each) for name in checks for each in checks[name]["survivors"]]
     for head, chosen in (
         ("Changes of formulas that nothing notices", [(name, each) for name, each in alive if not each["reason"]]),
@@ -350,14 +400,14 @@ def digits_lines(found: Results) -> list[str]:
         "Doubtful is a number of which not even one further digit is the same everywhere, or that lies near the edge of its rounding. "
         "A ratio of counts may lie on that edge (7/8, printed as 0.88): no arithmetic moves it, only another count would.",
         "",
-        "| Chapter | Numbers printed | Most digits | Fewest further digits that agree | Ratios on an edge | Doubtful |",
-        "|---|---|---|---|---|---|",
     ]
+    rows = {}
     for name, chapter in found.items():
         row = [chapter[key] for key in ("numbers", "most digits", "fewest further digits")]
         row += [len(chapter.get(key, [])) for key in ("ratios at an edge", "doubtful")]
-        lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |")
-    return [*lines, ""]
+        rows[name] = f"| {{doc}}`/chapters/{name}` | {' | '.join(str(number) for number in row)} |"
+    head = "| Chapter | Numbers printed | Most digits | Fewest further digits that agree | Ratios on an edge | Doubtful |"
+    return [*lines, *tabled(head, rows), ""]
 
 
 def portable_lines(found: Results) -> list[str]:
@@ -368,14 +418,13 @@ def portable_lines(found: Results) -> list[str]:
         f"{standing('portable', found)}Every cell is executed under other instruction sets, thread counts and matrix kernels, and must "
         "print what is stored, character by character.",
         "",
-        f"| Chapter | {' | '.join(variants)} |",
-        "|---" * (len(variants) + 1) + "|",
     ]
+    rows = {}
     for name, each in found.items():
         ends = [each["variants"].get(variant) for variant in variants]
         told = [f"{end['cells'] - end['failed']} of {end['cells']} cells" if end else "" for end in ends]
-        lines.append(f"| {{doc}}`/chapters/{name}` | {' | '.join(told)} |")
-    return [*lines, ""]
+        rows[name] = f"| {{doc}}`/chapters/{name}` | {' | '.join(told)} |"
+    return [*lines, *tabled(f"| Chapter | {' | '.join(variants)} |", rows), ""]
 
 
 def versions_lines(found: Json) -> list[str]:
@@ -442,5 +491,7 @@ OF_THE_BOOK: tuple[tuple[Callable[[Json], list[str]], str], ...] = (
 
 def trust_markdown(chapters: list[Chapter]) -> str:
     """What was tried to make the book and the package fail, and what came of it; nothing of what was not measured."""
-    lines = [line for section, kind in BY_CHAPTER if (found := results(kind)) for line in section(found)]
-    return "\n".join([*lines, *(line for section, name in OF_THE_BOOK if (one := whole(name)) for line in section(one))])
+    lines = [*trust_summary(chapters), ""]
+    lines += [line for section, kind in BY_CHAPTER if (found := results(kind)) for line in section(found)]
+    lines += [line for section, name in OF_THE_BOOK if (one := whole(name)) for line in section(one)]
+    return "\n".join(lines).strip("\n")

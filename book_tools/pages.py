@@ -204,7 +204,8 @@ class Generated(SphinxDirective):
         container.document = self.state.document
         text = PAGES[self.name](book())
         # What stands before the first heading would come after the last section: that is for {summary}.
-        text = text[text.index("\n## ") :] if self.name in SUMMED else text
+        if self.name in SUMMED:
+            text = "".join(f"\n{text}".partition("\n## ")[1:])
         self.state.nested_parse(StringList(text.splitlines(), source=self.name), 0, container, match_titles=True)
         return list(container.children)
 
@@ -216,7 +217,7 @@ class Summary(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         container = nodes.container(classes=["summary"], is_div=True, design_component="div")
-        text, _, _ = PAGES[self.arguments[0]](book()).partition("\n## ")
+        text, _, _ = f"\n{PAGES[self.arguments[0]](book())}".partition("\n## ")
         self.state.nested_parse(StringList(text.splitlines(), source=self.name), 0, container)
         return [container]
 
@@ -245,7 +246,7 @@ PAGES = {
 }
 
 
-SUMMED = ("ledger", "verdicts")
+SUMMED = ("ledger", "verdicts", "trust")
 
 
 def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:

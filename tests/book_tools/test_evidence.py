@@ -164,5 +164,33 @@ def test_the_cost_of_the_book_shows_its_goals(whole):
     assert "kernels and imports (CPU) | 0.4 | 0.35 | **missed** |" in text
 
 
+def test_speed_is_summed_by_part_and_long_charts_are_folded(cpu, monkeypatch):
+    text = evidence.speed_markdown([])
+    assert "| Attention | 2 | 1 | 1 | 1 |" in text
+    assert text.count("<svg") == 1 and "a dot for each measurement" not in text
+    assert '<details class="fold" open><summary>Attention</summary>\n\n**rope**' in text
+    monkeypatch.setattr(evidence, "LONGEST", 0)
+    assert "<summary>Attention: a dot for each measurement</summary>" in evidence.speed_markdown([])
+
+
+def test_trust_is_summed_by_part_as_far_as_it_was_measured(results):
+    results("mutate", ROPE, MUTATION)
+    assert "| Part | Wrong equations noticed | Code changes noticed |" in evidence.trust_markdown([])
+    results("abuse", ROPE, {"functions": 2, "cases": 3000, "refused": 1000, "answered": 1999, "exempt": 1, "date": "2026-01-03"})
+    text = evidence.trust_markdown([])
+    assert text.startswith("| Part | Wrong equations noticed | Code changes noticed | Hostile calls survived |\n")
+    assert "| Attention | 11 of 12 | 9 of 10 | 3,000 |" in text
+    assert "| Generation |  |  |  |" in text
+
+
+def test_long_tables_are_folded_by_part(monkeypatch):
+    rows = {"attention/a": "| a | 1 |", "attention/b": "| b | 2 |", "generation/c": "| c | 3 |"}
+    assert evidence.tabled("| Chapter | n |", rows) == ["| Chapter | n |", "|---|---|", *rows.values()]
+    monkeypatch.setattr(evidence, "FEW", 2)
+    text = "\n".join(evidence.tabled("| Chapter | n |", rows))
+    assert "<summary>Attention (2)</summary>\n\n| Chapter | n |\n|---|---|\n| a | 1 |\n| b | 2 |\n\n</details>" in text
+    assert "<summary>Generation (1)</summary>" in text
+
+
 def test_every_goal_of_the_book_has_its_words():
     assert evidence.GOALS.keys() == book.GOALS.keys()

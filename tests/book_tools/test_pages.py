@@ -6,7 +6,7 @@ import pytest
 from docutils import nodes
 from samples import BEFORE, OPENING, chapter, plain
 
-from book_tools import enrich, notebooks, opening, pages, site
+from book_tools import cells, enrich, notebooks, opening, pages, site
 from book_tools.chapter import PARTS, Chapter
 
 BOOK = [*BEFORE, chapter()]
@@ -167,6 +167,73 @@ def test_terms_are_found_at_their_first_use_in_running_text_only():
     }
     found = [(match[0], anchor) for _, matches in enrich.first_uses(page, terms) for match, anchor in matches]
     assert found == [("Markov\nchain", "term-chain"), ("attentions", "term-attention"), ("Entropy", "term-entropy")]
+
+
+def test_the_glossary_lists_terms_by_part_and_folds_by_letter(monkeypatch):
+    def entry(*names):
+        return nodes.definition_list_item(
+            "", *(nodes.term("", name) for name in names), nodes.definition("", nodes.paragraph("", "…"))
+        )
+
+    monkeypatch.setattr(enrich, "contents", lambda: [each.name for each in BOOK])
+    page = document(nodes.definition_list("", entry("beam"), entry("bias", "offset"), entry("chain"), classes=["glossary"]))
+    terms = {name: f"term-{name}" for name in ("beam", "chain")} | {"bias": "term-bias", "offset": "term-bias"}
+    first, second, third = BOOK
+    uses = {"term-beam": [first, second] * 3, "term-chain": [second, third]}
+    enrich.arrange_glossary(page, terms, uses, lambda name: f"../{name}.html")
+    folds = [fold["name"] for fold in page.children if isinstance(fold, cells.Fold)]
+    assert folds == ["Attention (1)", "Generation (1)", "B: beam, bias", "C: chain"]
+    inside = [fold["name"] for fold in page.findall(cells.Fold)][2:]
+    assert inside == ["B: beam, bias", "In 6 chapters", "C: chain"]
+    links = [link["refuri"] for link in page.findall(nodes.reference)]
+    assert links[:2] == ["#term-beam", "#term-chain"]
+    assert links[-1] == "../attention/third.html#use-term-chain"
+
+
+def sidebar(number, current=""):
+    caption = '<p aria-level="2" class="caption" role="heading"><span class="caption-text">{}</span></p>'
+    pages = "".join(f'<li class="toctree-l1"><a href="{page}.html">{page}</a></li>' for page in range(number))
+    return "".join(caption.format(part) + f'<ul class="{current * (part == "B")}nav bd-sidenav">{pages}</ul>' for part in "AB")
+
+
+def test_the_sidebar_folds_by_part_and_of_a_large_book_all_but_the_part_that_is_read():
+    few = site.by_part(sidebar(2))
+    assert few.count('<details class="part" open><summary><p') == 2 and few.count("</p></summary><ul") == 2
+    many = site.by_part(sidebar(30, "current "))
+    assert many.count('<details class="part" open>') == 1
+    assert (
+        many.index('<details class="part">') < many.index(">A<") < many.index('<details class="part" open>') < many.index(">B<")
+    )
+
+
+def finished(pagename, body):
+    context = {"body": body}
+    site.finish(None, pagename, "page.html", context, None)
+    return context["body"]
+
+
+def test_numbers_of_equations_are_links_and_long_names_may_break():
+    number = '<span class="eqno">(3.1)<a class="headerlink" href="#equation-eq-a" title="Link to this equation">#</a></span>'
+    assert (
+        finished("pages/x", number)
+        == '<span class="eqno"><a href="#equation-eq-a" title="Link to this equation">(3.1)</a></span>'
+    )
+    assert (
+        finished("pages/x", '<span class="pre">kexue.lab.top_k</span>')
+        == '<span class="pre">kexue.<wbr>lab.<wbr>top_<wbr>k</span>'
+    )
+    assert finished("pages/x", "<h1>kexue.lab<a>#</a></h1> a_b") == "<h1>kexue.<wbr>lab<a>#</a></h1> a_b"
+
+
+def test_the_switch_stands_on_chapters_only():
+    assert finished("pages/map", "x") == "x"
+    body = finished("chapters/attention/third", "x")
+    assert body.endswith("</fieldset>x")
+    assert re.findall('value="([a-z]+)"><span>([^<]+)<', body) == [
+        ("text", "text only"),
+        ("checks", "with the checks"),
+        ("code", "all code"),
+    ]
 
 
 class Builder:
