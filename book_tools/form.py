@@ -21,7 +21,7 @@ from book_tools.chapter import (
     ancestors,
     book,
 )
-from book_tools.names import spoiled
+from book_tools.names import spoiled, trained
 from kexue.lab.exercises import LABEL as EXERCISE
 from kexue.lab.verification import LABEL as EQUATION
 
@@ -34,6 +34,7 @@ DECORATIONS = "mathcal|mathrm|mathbf|mathbb|mathsf|operatorname|boldsymbol|tilde
 HEAVIEST = 400_000  # bytes of a chapter's file
 MOST_WORDS, MOST_LINES, MOST_DISPLAYS = 2600, 300, 15  # of a spine, before the build warns
 NOTATION = 2  # displays of a chapter that may go without a label
+SPREAD = re.compile(r"\b(seeds?|draws?|runs|starts)\b|±|\bbands?\b|standard errors?", re.IGNORECASE)
 CONDITION = re.compile(r"(if|only)\b", re.IGNORECASE)
 
 
@@ -170,6 +171,11 @@ def _figures(chapter: Chapter) -> Iterator[str]:
             yield f", cell {number}: say in its metadata mystnb.image.alt what the figure shows, in a sentence or two"
         if pictures and not settings.get("figure", {}).get("caption"):
             yield f", cell {number}: give the figure a caption, its metadata mystnb.figure.caption"
+    of_training = trained(chapter.notebook)
+    for number, cell in enumerate(chapter.notebook["cells"]):
+        caption = cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", "")
+        if number in of_training and figures.pngs(cell.get("outputs", [])) and not SPREAD.search(caption):
+            yield f", cell {number}: the figure shows something trained; its caption says what the bands are, or 'one seed'"
     if len(chapter.covers) != 1:
         yield f": {len(chapter.covers)} figures carry the tag 'cover'; tag the one that is to stand on the front page"
 
@@ -228,8 +234,11 @@ def _verdicts(chapter: Chapter) -> Iterator[str]:
         for number in re.findall(
             r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"\{\w+\}`[^`]*`|\]\([^)]*\)|\$[^$]*\$", "", row.evidence)
         ):
-            if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", chapter.printed):
+            places = list(re.finditer(rf"(?<![\d.]){re.escape(number)}(?!\d)(?P<error> ± \d)?", chapter.printed))
+            if not places:
                 yield f": the verdicts quote {number}, which no cell prints"
+            elif all(place["error"] for place in places) and not re.search(rf"{re.escape(number)} ±", row.evidence):
+                yield f": the verdicts quote {number} without its error; write {number} ± ..., as the cell prints it"
 
 
 def _exercises(chapter: Chapter) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Which cells of a notebook would not print the same if they were run again: names with two meanings, generators drawn from elsewhere."""
+"""What the names of a notebook tell without running it: which cells would not print the same again (names with two meanings, generators
+drawn from elsewhere), and which show something that was trained."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from book_tools import notebooks
 
+TRAINERS = {"fit", "Adam", "AdamW", "SGD", "RMSprop", "LBFGS"}
 MAKERS = {"default_rng", "Generator", "RandomState", "Random", "manual_seed"}
 
 
@@ -44,6 +46,28 @@ def spoiled(notebook: notebooks.Notebook) -> Iterator[tuple[int, str]]:
                 )
 
 
+def trained(notebook: notebooks.Notebook) -> set[int]:
+    """The numbers of the cells that read, directly or through others, what a training loop has left."""
+    trainers, results, found = set(TRAINERS), set[str](), set[int]()
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        source = notebooks.source(cell)
+        body = ast.parse(source).body
+        functions = [node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        others = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        trainers |= {function.name for function in functions if _calls(function) & trainers}
+        called = set().union(*(_calls(node) for node in others))
+        if called & trainers or used(source).read & results:
+            results |= set().union(*(binds(node) for node in others))
+            found.add(number)
+    return found
+
+
+def _calls(node: ast.AST) -> set[str]:
+    return {_called(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
+
+
 def used(source: str) -> Used:
     """The names that a cell binds at its top level, those it needs from elsewhere, and its generators."""
     bound: set[str] = set()
@@ -55,14 +79,13 @@ def used(source: str) -> Used:
             if name not in bound:
                 (later if when == "later" else read).add(name)
         bound |= binds(statement)
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call) and _makes(statement.value):
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call) and _called(statement.value) in MAKERS:
             made |= binds(statement)
     return Used(bound, {name for name in read | (later - bound) if not hasattr(builtins, name)}, made)
 
 
-def _makes(call: ast.Call) -> bool:
-    named = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return named in MAKERS
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
 
 
 def binds(node: ast.AST) -> set[str]:

@@ -20,7 +20,7 @@ import re
 import string
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from book_tools import notebooks, state
 from book_tools.chapter import ROOT, Chapter
 from book_tools.system import ONE_THREAD
+from kexue.lab import tables
 
 KIND = "digits"
 BASE = ONE_THREAD | {"MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
@@ -100,10 +101,19 @@ class Notes(string.Formatter):
         for self.cell, cell in enumerate(notebook["cells"]):
             if cell["cell_type"] == "code":
                 tree = ast.fix_missing_locations(Watch().visit(ast.parse(notebooks.source(cell))))
-                with contextlib.redirect_stdout(io.StringIO()) as output:
+                with contextlib.redirect_stdout(io.StringIO()) as output, self.in_tables():
                     exec(compile(tree, f"cell {self.cell}", "exec"), namespace)  # noqa: S102
-                texts[self.cell] = output.getvalue()
+                texts[self.cell] = output.getvalue().replace("−", "-")
         self.shown = [shown for shown in self.shown if shown.text in texts[shown.cell]]
+
+    @contextlib.contextmanager
+    def in_tables(self) -> Iterator[None]:
+        """``table`` formats its numbers in its own module."""
+        vars(tables)["format"] = self.format_field
+        try:
+            yield
+        finally:
+            del vars(tables)["format"]
 
     def format_field(self, value: Any, format_spec: str = "") -> str:
         text = format(value, format_spec)

@@ -102,6 +102,20 @@ def test_a_complete_chapter_has_no_fault():
             ", cell 4: x is bound in cell 2 too and read in cell 4; give it another name",
         ),
         (replaced(7, "{eq}`eq-a-b` |\n| claim 1", "0.25 |\n| claim 1"), ": the verdicts quote 0.25, which no cell prints"),
+        (
+            lambda cells: (
+                replaced(7, "{eq}`eq-a-b` |\n| claim 1", "0.25 |\n| claim 1")(cells),
+                cells[2]["outputs"][0]["text"].append("0.25 ± 0.01\n"),
+            ),
+            ": the verdicts quote 0.25 without its error; write 0.25 ± ..., as the cell prints it",
+        ),
+        (
+            lambda cells: (
+                cells[2].update(source=cells[2]["source"] + "\nlosses = fit(p)"),
+                cells[3].update(source="plot(losses);"),
+            ),
+            ", cell 3: the figure shows something trained; its caption says what the bands are, or 'one seed'",
+        ),
         (replaced(7, "{exercise}", "{note}"), ": no exercise; add a section ## Exercises"),
         (replaced(7, ":class: dropdown", ""), ": ex-a has 0 folded solutions"),
         (replaced(4, "ex-a", "ex-b"), ": ex-a offers no check; add exercise('ex-a', ...), or end its title with (a proof)"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from book_tools.names import spoiled, used
+from book_tools.names import spoiled, trained, used
 
 
 def told(*sources):
@@ -53,3 +53,16 @@ def test_reads_binds_and_makes():
     assert cell.bound == {"a", "rng", "c", "h"}
     assert cell.read == {"d", "f", "k", "m", "default_rng"}
     assert cell.made == {"rng"}
+
+
+def test_what_was_trained_is_followed_to_the_cells_that_show_it():
+    sources = [
+        "def train(x):\n    return fit(x, steps=3)\n\ndef exact(x):\n    return x",
+        "curves = train(1)",
+        "summary = curves.mean()",
+        "plot(summary)",
+        "plot(exact(2))",
+        "def g():\n    return train(2)",
+        "print(g())",
+    ]
+    assert trained({"cells": [{"cell_type": "code", "source": source} for source in sources]}) == {1, 2, 3, 6}

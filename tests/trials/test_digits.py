@@ -100,6 +100,18 @@ def test_rounding_before_formatting_hides_no_edge():
     assert not judge([outer])["near an edge"]
 
 
+def test_numbers_in_tables_are_followed():
+    found = shown(
+        "from kexue.lab import table\ntable([['a', -0.1234, (12.345, 0.5)], ['b', 3, 1e-9]], ['', 'x', 'y'], [0, 2, '.1e'])"
+    )
+    assert [(each.text, each.value) for each in found] == [
+        ("-0.12", -0.1234),
+        ("1.2e+01", 12.345),
+        ("5.0e-01", 0.5),
+        ("1.0e-09", 1e-9),
+    ]
+
+
 def test_variants_run_in_their_own_processes_and_are_compared(tmp_path, monkeypatch):
     path = tmp_path / "toy.ipynb"
     notebook = toy(
