@@ -57,6 +57,12 @@ LOOK = """() => {
     if (cut > 1 && ![box, source].some((one) => /auto|scroll/.test(getComputedStyle(one).overflowX)))
       say(source, `a formula is cut off by ${cut} px and does not scroll`);
   }
+  for (const box of all("div.math mjx-container")) {
+    const edge = box.getBoundingClientRect().top;
+    const signs = all("mjx-math *", box).map((one) => one.getBoundingClientRect()).filter((one) => one.height);
+    const above = Math.round(edge - Math.min(...signs.map((one) => one.top)));
+    if (above > 1) say(box, `a display is clipped at its top by ${above} px`);
+  }
   for (const error of all("mjx-merror, [data-mjx-error]")) say(error.closest(".math") ?? error, "TeX error");
   for (const formula of all("mjx-container")) {
     const colour = getComputedStyle(formula.parentElement).color;
@@ -191,6 +197,16 @@ def tab(width):
         context = chromium.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce")
         context.add_init_script(CLOCK)
         yield context.new_page()
+        context.close()
+
+
+@contextmanager
+def beside(page, width, **settings):
+    """Another tab of the same browser, which shares no memory with the first."""
+    context = page.context.browser.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", **settings)
+    try:
+        yield context.new_page()
+    finally:
         context.close()
 
 

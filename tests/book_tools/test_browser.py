@@ -3,7 +3,23 @@
 import random
 
 import pytest
-from browsing import CHAPTERS, COLOURS, PAGES, TAGS, WEIGHT, WIDE, Journal, address, heavy, report, slow, tab, visit
+from browsing import (
+    CHAPTERS,
+    COLOURS,
+    PAGES,
+    SETTLE,
+    TAGS,
+    WEIGHT,
+    WIDE,
+    Journal,
+    address,
+    beside,
+    heavy,
+    report,
+    slow,
+    tab,
+    visit,
+)
 from playwright.sync_api import TimeoutError
 
 
@@ -42,7 +58,7 @@ def test_search_finds_a_chapter_from_disk(page, words, chapter):
 
 
 IN_VIEW = """async () => {
-  await MathJax.startup.promise;
+  await window.MathJax?.startup?.promise;
   await document.fonts.ready;
   await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
   const equation = document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -58,6 +74,7 @@ IN_VIEW = """async () => {
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_links_of_the_ledger_land_on_their_equations(page, name):
     page.goto(address("pages/ledger.html"))
+    page.evaluate(SETTLE)
     links = page.locator(f"article a[href*='{name}#equation-']")
     fragments = dict.fromkeys(link.split("#")[1] for link in links.evaluate_all("links => links.map((link) => link.href)"))
     assert fragments, f"the ledger has no link into {name}"
@@ -70,6 +87,117 @@ def test_links_of_the_ledger_land_on_their_equations(page, name):
         lost.append(f"{name}#{fragment}: {page.evaluate(IN_VIEW)}")
     lost = [line for line in lost if not line.endswith(": ")]
     assert not lost, report(lost)
+
+
+SEEN = """selector => [...document.querySelectorAll(`article ${selector}`)].filter((one) => one.checkVisibility()).length"""
+PARTS = {
+    "code": "div.cell > div.cell_input",
+    "folded": "details.code > div.cell_input",
+    "checks": "p.executed a",
+    "bars": "details.code > summary",
+}
+DEPTHS = {
+    "text": {"code": False, "folded": False, "checks": False, "bars": False},
+    "checks": {"code": True, "folded": False, "checks": True, "bars": True},
+    "code": {"code": True, "folded": True, "checks": True, "bars": True},
+}
+
+
+def shown(page):
+    return {part: page.evaluate(SEEN, selector) > 0 for part, selector in PARTS.items()}
+
+
+def test_the_switch_shows_more_or_less_is_worked_by_keys_and_remembered(page):
+    first, second, *_ = CHAPTERS
+    with beside(page, WIDE) as page:
+        page.goto(address(first))
+        assert page.evaluate("document.documentElement.dataset.depth") == "checks"
+        assert shown(page) == DEPTHS["checks"]
+        figures = page.evaluate(SEEN, "figure img")
+        page.locator(".depth input[value=checks]").focus()
+        page.keyboard.press("ArrowLeft")
+        assert shown(page) == DEPTHS["text"]
+        assert page.evaluate(SEEN, "figure img") == figures
+        page.goto(address(second))
+        assert shown(page) == DEPTHS["text"]
+        assert page.locator(".depth input[value=text]").is_checked()
+        page.locator(".depth label", has_text="all code").click()
+        assert shown(page) == DEPTHS["code"]
+        page.reload()
+        assert shown(page) == DEPTHS["code"]
+
+
+def test_without_a_script_everything_is_open_and_there_is_no_switch(page):
+    with beside(page, WIDE, java_script_enabled=False) as page:
+        page.goto(address(CHAPTERS[0]))
+        assert page.locator("details.fold").count() == page.locator("details.fold[open]").count() > 3
+        assert not page.locator(".depth").is_visible()
+
+
+def test_a_page_that_may_not_remember_still_switches(page):
+    with beside(page, WIDE) as page:
+        page.add_init_script("Storage.prototype.setItem = () => { throw new Error('full'); }")
+        page.goto(address(CHAPTERS[0]))
+        page.locator(".depth label", has_text="text only").click()
+        assert shown(page) == DEPTHS["text"]
+
+
+@pytest.mark.parametrize("way", ["p.executed a", ".bd-article a.term", "ul.chapter-meta a[href='#symbols']"])
+def test_links_into_a_fold_open_it(page, way):
+    page.goto(address(CHAPTERS[0]))
+    link = page.locator(way).first
+    fragment = link.get_attribute("href").split("#")[1]
+    link.click()
+    page.wait_for_url(f"**#{fragment}")
+    page.wait_for_function("id => document.getElementById(id)?.checkVisibility()", arg=fragment, timeout=5000)
+    if fragment == "symbols":
+        assert page.locator("#symbols td").first.is_visible()
+    assert page.evaluate(IN_VIEW) == ""
+
+
+def test_the_tex_of_a_display_is_copied(page):
+    page.goto(address(CHAPTERS[0]))
+    page.evaluate(SETTLE)
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    button = page.locator("button.copy-tex").first
+    button.wait_for(state="attached", timeout=5000)
+    assert page.locator("button.copy-tex").count() == page.locator("article div.math").count()
+    button.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("window.copied")
+    text = page.evaluate("window.copied")
+    assert text and not text.startswith("\\[") and "<" not in text.replace("<=", "")
+    assert button.inner_text() == "copied"
+
+
+def test_copy_buttons_stand_at_code_and_leave_prompts_and_outputs_out(page):
+    page.goto(address(CHAPTERS[0]))
+    assert page.locator(".cell_input button.copybtn").count() > 3
+    assert page.locator(".cell_output button.copybtn").count() == 0
+    page.goto(address("pages/reference/kexue.generation.repetition.html"))
+    page.evaluate(
+        "addEventListener('copy', () => { window.copied = String(getSelection()) || document.activeElement.value; }, true)"
+    )
+    box = page.locator("div.highlight:has(.gp):has(.go)").first
+    box.hover()
+    box.locator("button.copybtn").click()
+    page.wait_for_function("window.copied !== undefined")
+    code = page.evaluate("window.copied")
+    printed = box.locator(".go").first.inner_text()
+    assert code.strip() and ">>>" not in code and printed not in code.splitlines()
+
+
+def test_line_figures_turn_over_in_dark_mode_and_pictures_do_not(page):
+    filters = """[...document.querySelectorAll("article img")].map(
+      (one) => [!!one.closest(".tag_picture, .picture"), getComputedStyle(one).filter])"""
+    for name in CHAPTERS:
+        page.emulate_media(color_scheme="dark")
+        page.goto(address(name))
+        for picture, how in page.evaluate(filters):
+            assert ("invert" in how) is not picture, (name, how)
+        page.emulate_media(color_scheme="light")
+        page.reload()
+        assert {how for _, how in page.evaluate(filters)} == {"none"}
 
 
 BAD = """<!doctype html><html lang="en"><title>Bad</title><script>
