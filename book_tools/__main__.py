@@ -22,7 +22,7 @@ from pathlib import Path
 
 from book_tools import notebooks, pdf, reader
 from book_tools.chapter import ROOT, Chapter, contents
-from book_tools.form import faults
+from book_tools.form import faults, warnings
 
 STAGE = ROOT / "_build" / "stage"
 SITE = ROOT / "_build" / "html"
@@ -103,6 +103,8 @@ def build() -> int:
     if found:
         print(*found, "the book was not built; the lines above say what the chapters lack", sep="\n", file=sys.stderr)
         return 1
+    for line in warnings():
+        print(line)
     SITE.parent.mkdir(exist_ok=True)
     with _alone() as lock:
         free = shutil.disk_usage(SITE.parent).free >> 20
