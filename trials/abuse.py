@@ -128,7 +128,7 @@ def kind_of(parameter: inspect.Parameter, value: Any, text: str) -> str:
     if parameter.name in ("device", "dtype"):
         return parameter.name
     for word, kind in (("Generator", "generator"), ("Callable", "callable"), ("ArrayLike", "array"), ("Iterable", "sequence")):
-        if word in str(parameter.annotation):
+        if word in str(parameter.annotation) and not (kind == "array" and isinstance(value, Tensor)):
             return kind
     if isinstance(value, Tensor | From):
         if "any dtype" in text or "integer or real" in text:
@@ -190,8 +190,6 @@ KINDS: dict[str, dict[str, dict[str, Change]]] = {
             "objects": lambda v: v.astype(object),
             "big integers": lambda v: np.full(v.shape, 10**30, dtype=object),
             "a record": lambda v: np.zeros(v.shape, dtype=[("a", float)]),
-            "a tensor with a gradient": lambda v: torch.tensor(v, requires_grad=True),
-            "another device": lambda v: torch.zeros(v.shape, device="meta"),
             "a scalar": lambda v: 0.5,
             "ragged": lambda v: [[0.5], [0.25, 0.25]],
             "NaN": lambda v: v * math.nan,
@@ -204,6 +202,8 @@ KINDS: dict[str, dict[str, dict[str, Change]]] = {
             "largest": lambda v: np.full_like(v, 1.7e308),
         },
         "either": {
+            "a tensor with a gradient": lambda v: torch.tensor(v, requires_grad=True),
+            "another device": lambda v: torch.zeros(v.shape, device="meta"),
             "tiny": lambda v: v * 1e-300,
             "subnormal": lambda v: np.full_like(v, 5e-324),
             "zeros": np.zeros_like,
@@ -305,7 +305,10 @@ def cases_of(kind: str, parameter: inspect.Parameter, broadcasts: bool) -> Itera
     elif kind == "callable":
         yield from callable_cases()
     elif kind in ("floating", "real", "any", "ids", "mask"):
-        yield from tensor_cases(kind, broadcasts)
+        both = "ArrayLike" in str(parameter.annotation)  # arrays are welcome as well
+        yield from (
+            case for case in tensor_cases(kind, broadcasts) if not (both and case.what in ("nested lists", "a NumPy array"))
+        )
 
 
 def callable_cases() -> Iterator[Case]:
@@ -642,7 +645,7 @@ class Sweep:
             return f"answered, but the same values otherwise are not: {want.words}"
         site = next((s for s in self.sites[1:] if s.method == "forward"), None) if self.builds else None
         if site is None:
-            loose = case.broadcast or case.what in ("other byte order", "long double") or "int" in case.what
+            loose = case.broadcast or case.what in ("other byte order", "long double", "a tensor") or "int" in case.what
             return difference(answer, want.value, broadcast=case.broadcast, kinds=not loose)
         return difference(*(filled(module)(**site.valid()) for module in (answer, want.value)))
 

@@ -156,9 +156,9 @@ class AbsolutePositions(nn.Module):
 
         Args:
             x: shape ``(..., n, dim)``, floating point; any width if ``mode="concat"``.
-            positions: of the rows, where they do not follow one another (packed or left-padded sequences): integer, not negative,
-                shape ``(n,)``, or ``(B, n)`` or ``(1, n)`` for ``x`` of shape ``(B, ..., n, dim)``, on the device of ``x``;
-                :class:`SinusoidalPositions` takes real ones and any sign, too.
+            positions: of the rows, where they do not follow one another (packed or left-padded sequences); integer or real, shape
+                ``(n,)``, or ``(B, n)`` or ``(1, n)`` for ``x`` of shape ``(B, ..., n, dim)``, on the device of ``x``. Real ones
+                and negative ones have a vector in :class:`SinusoidalPositions` only.
             offset: position of the first row, at least 0; a sequence handled in pieces equals the sequence handled whole.
         Returns:
             Shape of ``x`` (``dim`` more features if ``mode="concat"``), dtype and device of ``x``.
@@ -239,6 +239,8 @@ class LearnedPositions(AbsolutePositions):
         return hierarchical(self.weight, length, self.alpha)
 
     def _rows_at(self, positions: Tensor, like: Tensor) -> Tensor:
+        if positions.is_meta:
+            _check.same_device("positions", positions, "the table", self.weight)
         limit = self.max_length if self.alpha is None else self.max_length**2
         ids = _check.entries_within("positions", _check.integer("positions", positions), limit).long().to(self.weight.device)
         if self.alpha is None:

@@ -383,8 +383,8 @@ def decay_bound(distance: Tensor, freqs: Tensor) -> Tensor:
         distance: :math:`m`, integer or real (float32 or float64), any sign, any shape.
         freqs: :math:`\theta_i`, floating point, shape ``(h,)``, ``h >= 1``, in the order of summation.
     Returns:
-        float64 (float32 on a device without it), the shape of ``distance``, between 1/2 and ``(h + 1) / 2``; differentiable in ``freqs`` and in real ``distance``
-        (gradient 0 where a partial sum vanishes).
+        float64 (float32 on a device without it), the shape of ``distance``, between 1/2 and ``(h + 1) / 2``; differentiable in
+        ``freqs`` and in real ``distance`` (gradient 0 where a partial sum vanishes).
     Raises:
         TypeError: ``distance`` is not a real tensor or in half precision, ``freqs`` not a floating tensor.
         ValueError: ``freqs`` is not one-dimensional, is empty, or lives on another device.
@@ -432,7 +432,8 @@ def linear_attention(
             shape ``(d, e)``; changes the result by rounding only.
     Returns:
         Shape ``(..., n, e)``, dtype and device of ``q``. Half-precision input is summed in float32, and comes back in it under
-        autocast. A row whose denominator is 0, as without any key, gives 0, with finite gradients. The sums themselves must fit the dtype they are formed in, a denominator as a normal number.
+        autocast. A row whose denominator is 0, as without any key, gives 0, with finite gradients. The sums
+        themselves must fit the dtype they are formed in, a denominator as a normal number.
     Raises:
         TypeError: an input is not a floating tensor or has another dtype than ``q``, ``key_mask`` is not boolean, ``is_causal``
             not a bool, ``chunk_size`` not an integer.

@@ -12,13 +12,18 @@ et al. (2020), arXiv:1904.09751.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kexue import _check
 from kexue._check import choice, count, number
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "repetition_by_length",
@@ -52,7 +57,8 @@ def repetition_by_length(P: ArrayLike, max_length: int) -> Matrix:
         float64, shape ``(max_length,)``; entry ``k - 1`` belongs to length k.
     Raises:
         TypeError: ``P`` holds no real numbers, or ``max_length`` is no integer.
-        ValueError: ``P`` is not square, not finite, has a negative entry or a row sum above 1 + 1e-8; ``max_length`` is below 1.
+        ValueError: ``P`` is not square, not finite, has a negative entry or a row sum above 1 by more than rounding
+            (:func:`repetition_rate`); ``max_length`` is below 1.
 
     >>> repetition_by_length([[0.0, 0.5], [1.0, 0.0]], 4)
     array([0.   , 0.5  , 0.   , 0.125])
@@ -85,7 +91,8 @@ def repetition_rate(P: ArrayLike) -> float:
         R; exactly 0.0 if no word can come back to itself, ``inf`` if the spectral radius of A is at least 1 - 1e-12.
     Raises:
         TypeError: ``P`` holds no real numbers.
-        ValueError: ``P`` is not square, not finite, has a negative entry or a row sum above 1 + 1e-8.
+        ValueError: ``P`` is not square, not finite, has a negative entry or a row sum above 1 by more than 1e-8 and the rounding
+            of its dtype, ``4 * eps * sqrt(n)`` (at most 0.05): a float32 or float16 softmax passes.
 
     >>> round(repetition_rate([[0.0, 0.5], [1.0, 0.0]]), 12)
     0.666666666667
@@ -121,13 +128,13 @@ def repetition_gradient(P: ArrayLike) -> Matrix:
 
 
 def average_repetition_probability(P: ArrayLike, *, variant: str = "corrected") -> float:
-    r"""Average repetition probability (ARP) of Fu et al. (2021), as defined or as published.
+    r"""Average repetition probability (ARP) of Fu et al. (2021), as published or as its derivation means it.
 
-    With :math:`\zeta` the fraction of non-zero entries of ``P``: "corrected" is
-    :math:`\sum_{k\ge1}\sum_i(P^k)_{ii}^2/(\zeta n)^k`, what the definition says; "published" is the paper's closed form
-    :math:`\operatorname{Tr}[P^2(\zeta nI-P^2)^{-1}]=\sum_k\operatorname{Tr}P^{2k}/(\zeta n)^k`, which reads the square of a
-    diagonal entry as the diagonal entry of a square and is never smaller. Both diverge for the same ``P``. ``n`` times the
-    corrected value is an estimate of :func:`repetition_rate`, and neither an upper nor a lower bound.
+    With :math:`\zeta` the fraction of non-zero entries of ``P``: "published" is the paper's definition and closed form,
+    :math:`\operatorname{Tr}[P^2(\zeta nI-P^2)^{-1}]=\sum_k\operatorname{Tr}P^{2k}/(\zeta n)^k`; "corrected" is
+    :math:`\sum_{k\ge1}\sum_i(P^k)_{ii}^2/(\zeta n)^k`, what the derivation of the definition means: it squares the diagonal
+    entries of a power, where the definition takes the diagonal of its square, which is never smaller. Both diverge for the same
+    ``P``. ``n`` times the corrected value is an estimate of :func:`repetition_rate`, and neither an upper nor a lower bound.
 
     Args:
         P: word-to-word probabilities, shape ``(n, n)``, as in :func:`repetition_rate`.
@@ -179,26 +186,32 @@ def expected_repeats(P: ArrayLike, start: ArrayLike) -> float:
     Counted are pairs (position, length) as in :func:`count_repeats`, for texts drawn word by word until they end.
 
     Args:
-        P: word-to-word probabilities, shape ``(n, n)``, as in :func:`repetition_rate`; every text must end.
-        start: probabilities :math:`\pi` of the first word, shape ``(n,)``, at least 0, sum at most 1 (missing mass: empty text).
+        P: word-to-word probabilities, shape ``(n, n)``, as in :func:`repetition_rate`; every text must end. Words that no text
+            can reach do not count.
+        start: probabilities :math:`\pi` of the first word, shape ``(n,)``, at least 0, sum at most 1 (missing mass: empty text;
+            rounding as for the rows of ``P``).
     Returns:
         Repeats per text.
     Raises:
         TypeError: ``P`` or ``start`` holds no real numbers.
-        ValueError: ``P`` is no matrix of :func:`repetition_rate`, its spectral radius is at least 1 - 1e-12 (texts need not
-            terminate), or ``start`` has another shape, a negative or non-finite entry or a sum above 1 + 1e-8.
+        ValueError: ``P`` is no matrix of :func:`repetition_rate`, its spectral radius among the words in reach is at least
+            1 - 1e-12 (texts need not terminate), or ``start`` has another shape, a negative or non-finite entry or a sum above 1.
 
     >>> round(expected_repeats([[0.5]], [1.0]), 12)
     0.666666666667
     """
     P = _word_matrix(P)
-    first = _real("start", start)
+    given = _array("start", start)
+    first = _real("start", given)
     if first.shape != (len(P),):
         raise ValueError(f"start must have shape {(len(P),)}, got {first.shape}")
     with np.errstate(over="ignore"):
         total = first.sum()
-    if not (np.isfinite(first).all() and (first >= 0).all() and total <= 1 + 1e-8):
+    if not (np.isfinite(first).all() and (first >= 0).all() and total <= 1 + _tolerance(given, 1e-8)):
         raise ValueError(f"start must be finite and non-negative with a sum of at most 1, got {first}")
+    reached = _reachable(P, first > 0)
+    if not reached.all():
+        P, first = P[np.ix_(reached, reached)], first[reached]
     if len(P) == 0:
         return 0.0
     try:
@@ -248,90 +261,114 @@ def count_repeats(sequence: Iterable[Hashable], max_length: int | None = None) -
     return total
 
 
-def apply_temperature(probs: ArrayLike, temperature: float) -> NDArray[Any]:
+@overload
+def apply_temperature(probs: Tensor, temperature: float) -> Tensor: ...
+@overload
+def apply_temperature(probs: ArrayLike, temperature: float) -> NDArray[Any]: ...
+def apply_temperature(probs: ArrayLike | Tensor, temperature: float) -> Any:
     r"""Sharpen or flatten distributions: :math:`p_i^{1/T}/\sum_jp_j^{1/T}`, computed from logarithms.
 
     Args:
-        probs: distributions along the last axis, shape ``(..., n)``, end token included.
-        temperature: T, at least 0; 0 puts all mass on the largest entry (the first of equals).
+        probs: distributions along the last axis, shape ``(..., n)``, end token included; an array, or a tensor on any device.
+        temperature: T, at least 0; 0 puts all mass on the largest entry (the first of equals), 1 changes nothing.
     Returns:
-        Shape of ``probs``; its dtype if that is floating point, else float64. An absent word (probability 0) stays absent.
+        Shape of ``probs``, an array for an array (or a list) and a tensor on the same device for a tensor; its dtype if that is
+        floating point, else float64 (float32 for tensors). An absent word (probability 0) stays absent. Arrays are computed in
+        float64, tensors in at least float32; differentiable in a tensor, gradient 0 at absent words.
     Raises:
         TypeError: ``probs`` holds no real numbers, or ``temperature`` is no number.
-        ValueError: ``probs`` has no last axis, is negative or does not sum to 1 (tolerance 1e-6); ``temperature`` is negative or
-            not finite.
+        ValueError: ``probs`` has no last axis, is negative or does not sum to 1 (within 1e-6 and the rounding of its dtype,
+            ``4 * eps * sqrt(n)``, at most 0.05); ``temperature`` is negative or not finite.
 
     >>> apply_temperature([0.8, 0.2], 0.5).round(4)
     array([0.9412, 0.0588])
     """
-    p, dtype = _distributions(probs)
+    p, finish = _distributions(probs)
     temperature = number("temperature", temperature, 0.0)
-    best = p.argmax(axis=-1, keepdims=True)
+    if temperature == 1.0:
+        return finish(p)
+    xp, zero = _library(p), p * 0.0
+    top = xp.amax(p, -1)[..., None]
     if temperature == 0.0:
-        result = np.zeros_like(p)
-        np.put_along_axis(result, best, 1.0, axis=-1)
-        return result.astype(dtype, copy=False)
-    with np.errstate(divide="ignore", over="ignore"):
-        # Relative to the largest entry before the division: that entry is exactly 0 however small the temperature is.
-        result = np.log(p / np.take_along_axis(p, best, axis=-1))
-        result /= temperature
-    return _normalized(np.exp(result), dtype)
+        best = p == top
+        return finish(xp.where(best & (xp.cumsum(best, -1) == 1), zero + 1.0, zero))
+    present = p > 0
+    # Relative to the largest entry before the division: that entry is exactly 0 however small the temperature is.
+    ratio = xp.where(present, p, top) / top
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        present = present & (ratio > 0)
+        weights = xp.exp(xp.log(xp.where(present, ratio, zero + 1.0)) / temperature)
+    return finish(xp.where(present, weights, zero))
 
 
-def top_k(probs: ArrayLike, k: int) -> NDArray[Any]:
+@overload
+def top_k(probs: Tensor, k: int) -> Tensor: ...
+@overload
+def top_k(probs: ArrayLike, k: int) -> NDArray[Any]: ...
+def top_k(probs: ArrayLike | Tensor, k: int) -> Any:
     """Keep the ``k`` most probable entries of each distribution and rescale them to sum 1.
 
     Args:
-        probs: distributions along the last axis, shape ``(..., n)``, end token included (it takes part like a word).
+        probs: distributions along the last axis, shape ``(..., n)``, end token included (it takes part like a word); an array,
+            or a tensor on any device.
         k: number of entries kept, at least 1; of equals the first are kept; ``k >= n`` keeps all.
     Returns:
-        Shape of ``probs``; its dtype if that is floating point, else float64.
+        As :func:`apply_temperature`; the gradient in a tensor is 0 at what is cut off.
     Raises:
         TypeError: ``probs`` holds no real numbers, or ``k`` is no integer.
-        ValueError: ``probs`` has no last axis, is negative or does not sum to 1 (tolerance 1e-6); ``k`` is below 1.
+        ValueError: ``probs`` has no last axis, is negative or does not sum to 1 (as in :func:`apply_temperature`); ``k`` is
+            below 1.
 
     >>> top_k([0.4, 0.2, 0.4], 1)
     array([1., 0., 0.])
     """
-    p, dtype = _distributions(probs)
+    p, finish = _distributions(probs)
     n = p.shape[-1]
     k = min(count("k", k), n)
-    smallest = np.partition(p, n - k, axis=-1)[..., n - k, None]
-    larger = p > smallest
-    tied = p == smallest
-    room = k - larger.sum(axis=-1, keepdims=True)
-    return _normalized(np.where(larger | (tied & (tied.cumsum(axis=-1) <= room)), p, 0.0), dtype)
+    xp = _library(p)
+    smallest = _kth_largest(p, k)
+    larger, tied = p > smallest, p == smallest
+    room = k - xp.sum(larger, -1)[..., None]
+    return finish(xp.where(larger | (tied & (xp.cumsum(tied, -1) <= room)), p, p * 0.0))
 
 
-def nucleus(probs: ArrayLike, p: float) -> NDArray[Any]:
-    """Keep the smallest set of most probable entries whose mass reaches ``p`` (within 1e-12) and rescale it to sum 1.
+@overload
+def nucleus(probs: Tensor, p: float) -> Tensor: ...
+@overload
+def nucleus(probs: ArrayLike, p: float) -> NDArray[Any]: ...
+def nucleus(probs: ArrayLike | Tensor, p: float) -> Any:
+    """Keep the smallest set of most probable entries whose mass reaches ``p`` and rescale it to sum 1.
 
-    The entry that crosses ``p`` is kept, so the set is never empty. Source: Holtzman et al. (2020), arXiv:1904.09751.
+    The entry that crosses ``p`` is kept, so the set is never empty. A mass below ``p`` by no more than rounding has reached it:
+    1e-12 and four times the ``eps`` of the dtype. Source: Holtzman et al. (2020), arXiv:1904.09751.
 
     Args:
-        probs: distributions along the last axis, shape ``(..., n)``, end token included (it takes part like a word).
-        p: mass to reach, in (0, 1]; of equals the first are kept.
+        probs: distributions along the last axis, shape ``(..., n)``, end token included (it takes part like a word); an array,
+            or a tensor on any device.
+        p: mass to reach, in (0, 1]; of equals the first are kept; 1 keeps all.
     Returns:
-        Shape of ``probs``; its dtype if that is floating point, else float64.
+        As :func:`apply_temperature`; the gradient in a tensor is 0 at what is cut off.
     Raises:
         TypeError: ``probs`` holds no real numbers, or ``p`` is no number.
-        ValueError: ``probs`` has no last axis, is negative or does not sum to 1 (tolerance 1e-6); ``p`` is outside (0, 1].
+        ValueError: ``probs`` has no last axis, is negative or does not sum to 1 (as in :func:`apply_temperature`); ``p`` is
+            outside (0, 1].
 
     >>> nucleus([0.125, 0.5, 0.375], 0.8).round(4)
     array([0.    , 0.5714, 0.4286])
     """
-    values, dtype = _distributions(probs)
+    values, finish = _distributions(probs)
     mass = number("p", p, 0.0, 1.0, open_low=True)
-    values = values / values.sum(axis=-1, keepdims=True)
-    order = np.argsort(-values, axis=-1, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=-1)
-    before = np.zeros_like(ordered)
-    np.cumsum(ordered[..., :-1], axis=-1, out=before[..., 1:])
-    kept = before < mass - 1e-12
+    if mass == 1.0:
+        return finish(values)
+    xp = _library(values)
+    order = _descending(values)
+    ordered = _take(values, order)
+    # The mass before an entry, itself left out.
+    before = xp.cumsum(ordered, -1) - ordered
+    kept = before < (mass - max(1e-12, 4.0 * _eps(probs))) * xp.sum(ordered, -1)[..., None]
     kept[..., 0] = True
-    result = np.zeros_like(values)
-    np.put_along_axis(result, order, np.where(kept, ordered, 0.0), axis=-1)
-    return _normalized(result, dtype)
+    # Sorting the places gives for each entry its rank, and so whether it is kept.
+    return finish(xp.where(_take(kept, xp.argsort(order, -1)), values, values * 0.0))
 
 
 def transition_matrix(sequences: Iterable[Any], vocab_size: int, *, smoothing: float = 0.0) -> Matrix:
@@ -501,7 +538,8 @@ def _real(name: str, value: Any) -> Matrix:
 
 
 def _word_matrix(value: ArrayLike) -> Matrix:
-    P = _real("P", value)
+    given = _array("P", value)
+    P = _real("P", given)
     if P.ndim != 2 or P.shape[0] != P.shape[1]:
         raise ValueError(f"P must be a square matrix, got shape {P.shape}")
     # Written so that NaN fails: it propagates into the minimum, and infinity into the row sums.
@@ -509,28 +547,94 @@ def _word_matrix(value: ArrayLike) -> Matrix:
         raise ValueError(f"P must be finite and non-negative, got {P.min()}")
     with np.errstate(over="ignore"):
         largest = P.sum(axis=1).max(initial=0.0)
-    if not largest <= 1 + 1e-8:
+    if not largest <= 1 + _tolerance(given, 1e-8):
         raise ValueError(f"P must have row sums of at most 1, got {largest}")
     return P
 
 
-def _distributions(value: ArrayLike) -> tuple[Matrix, np.dtype[Any]]:
-    array = _array("probs", value)
-    p = _real("probs", array)
+def _reachable(P: Matrix, start: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The words that a text can come to from those of ``start``."""
+    reached, new = start.copy(), start
+    while new.any():
+        new = (P[new] > 0).any(axis=0) & ~reached
+        reached |= new
+    return reached
+
+
+def _distributions(value: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Checked distributions, wide enough to calculate with, and what turns weights into distributions of the kind that came in."""
+    given: Any
+    p: Any
+    dtype: Any
+    if _check.is_tensor(value):
+        given = _check.real("probs", value)
+        p = _check.widen(given) if given.is_floating_point() else given.float()
+        dtype = given.dtype if given.is_floating_point() else p.dtype
+    else:
+        given = _array("probs", value)
+        p = _real("probs", given)
+        dtype = given.dtype if given.dtype.kind == "f" else np.dtype(np.float64)
     if p.ndim == 0 or p.shape[-1] == 0:
-        raise ValueError(f"probs must have at least one entry along the last axis, got shape {p.shape}")
-    if p.size and not p.min() >= 0.0:
-        raise ValueError(f"probs must be finite and non-negative, got {p.min()}")
-    with np.errstate(over="ignore"):
-        error = np.abs(p.sum(axis=-1) - 1.0).max(initial=0.0)
-    if not error <= 1e-6:
-        raise ValueError(f"probs must sum to 1 along the last axis, got a sum that differs by {error}")
-    return p, array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+        raise ValueError(f"probs must have at least one entry along the last axis, got shape {tuple(p.shape)}")
+    if _check.is_tensor(p):
+        _check.seen(lambda: _check_probabilities(p.detach(), given))
+    else:
+        _check_probabilities(p, given)
+
+    def finish(weights: Any) -> Any:
+        result = weights / _library(weights).sum(weights, -1)[..., None]
+        return result.to(dtype) if _check.is_tensor(result) else result.astype(dtype, copy=False)
+
+    return p, finish
 
 
-def _normalized(weights: Matrix, dtype: np.dtype[Any]) -> NDArray[Any]:
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return weights.astype(dtype, copy=False)
+def _check_probabilities(p: Any, given: Any) -> None:
+    if 0 not in p.shape:
+        smallest = float(p.min())
+        if not smallest >= 0.0:
+            raise ValueError(f"probs must be finite and non-negative, got {smallest}")
+        with np.errstate(over="ignore"):
+            error = float(abs(p.sum(-1) - 1.0).max())
+        if not error <= _tolerance(given, 1e-6):
+            raise ValueError(f"probs must sum to 1 along the last axis, got a sum that differs by {error}")
+
+
+def _eps(given: Any) -> float:
+    """The spacing of the dtype of an array or tensor at 1; 0 for integers and lists."""
+    dtype = getattr(given, "dtype", None)
+    if dtype is None:
+        return 0.0
+    if not isinstance(dtype, np.dtype):
+        torch = sys.modules["torch"]
+        return float(torch.finfo(dtype).eps) if dtype.is_floating_point else 0.0
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+
+
+def _tolerance(given: Any, least: float) -> float:
+    """How far the sums of rows of this dtype and length may be from 1, at least ``least``."""
+    return _check.sum_tolerance(_eps(given), given.shape[-1], least)
+
+
+# What NumPy and PyTorch call by other names.
+
+
+def _library(x: Any) -> Any:
+    return sys.modules["torch"] if _check.is_tensor(x) else np
+
+
+def _take(x: Any, places: Any) -> Any:
+    return x.gather(-1, places) if _check.is_tensor(x) else np.take_along_axis(x, places, axis=-1)
+
+
+def _descending(x: Any) -> Any:
+    """Places of the entries by size, largest first, the first of equals first."""
+    return x.argsort(dim=-1, descending=True, stable=True) if _check.is_tensor(x) else np.argsort(-x, axis=-1, kind="stable")
+
+
+def _kth_largest(x: Any, k: int) -> Any:
+    if _check.is_tensor(x):
+        return x.topk(k, -1, sorted=False).values.amin(-1, keepdim=True)
+    return np.partition(x, x.shape[-1] - k, axis=-1)[..., x.shape[-1] - k, None]
 
 
 def _each(name: str, sequences: Any) -> list[Any]:

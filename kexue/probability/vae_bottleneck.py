@@ -41,8 +41,8 @@ def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
     Returns:
         Shape ``(...)``, the sum over the last axis; dtype and device of ``mean`` (bfloat16 and float16 are computed in float32, and
         stay float32 under autocast). Zero exactly at :math:`\mu=0,\sigma=1`. The gradients are :math:`\mu` and
-        :math:`(\sigma^2-1)/2`. Finite in float32 for
-        ``log_var`` in [-200, 85]; beyond the range of the dtype, and for infinite arguments, the value is ``inf``.
+        :math:`(\sigma^2-1)/2`. Finite in float32 for ``log_var`` in [-200, 85]; beyond the range of the dtype, and for infinite
+        arguments, the value is ``inf``.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or ``log_var`` has another dtype than ``mean``.

@@ -21,15 +21,17 @@ CALLS: Calls = {
         Site(lambda: given(max_length=4, dim=6, mode="add", alpha=0.4, **PLACE)),
         Site(lambda: given(length=5), "table"),
         Site(lambda: given(x=real(2, 5, 6), offset=1), "forward", "x"),
+        Site(lambda: given(x=real(2, 3, 6), positions=torch.tensor([[0, 4, 15]] * 2)), "forward", "x positions"),
     ),
     "SinusoidalPositions": (
         Site(lambda: given(dim=6, base=100.0, mode="multiply")),
         Site(lambda: given(length=5), "table"),
         Site(lambda: given(x=real(2, 5, 6), offset=1), "forward", "x"),
+        Site(lambda: given(x=real(2, 3, 6), positions=torch.tensor([[0, 4, -1]] * 2)), "forward", "x positions"),
     ),
     "ConvPositions": (
         Site(lambda: given(dim=4, kernel_size=3, padding_mode="zeros", is_causal=False, **PLACE)),
-        Site(lambda: given(x=real(2, 5, 4)), "forward", "x"),
+        Site(lambda: given(x=real(2, 5, 4), mask=MASK[[0, 1]].repeat(1, 2)[:, :5]), "forward", "x mask"),
     ),
     "PositionAttention": (Site(dict), *ATTENTION),
     "ShawAttention": (Site(lambda: given(head_dim=4, max_distance=2, **PLACE)), *ATTENTION),

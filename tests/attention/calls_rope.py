@@ -5,6 +5,11 @@ import torch
 from kexue.attention.rope import RotaryEmbedding
 from trials.abuse import F64, Calls, Site, given, real, reals
 
+
+def half_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    return torch.sigmoid(x / 2)
+
+
 CALLS: Calls = {
     "rope_frequencies": (Site(lambda: given(dim=6, base=100.0, device="cpu")),),
     "rotary_cos_sin": (
@@ -13,6 +18,7 @@ CALLS: Calls = {
     "apply_rotary": (Site(lambda: given(x=real(2, 3, 5), cos=real(3, 2), sin=real(3, 2), interleaved=True), rows="x"),),
     "RotaryEmbedding": (
         Site(lambda: given(dim=4, base=100.0, interleaved=False)),
+        Site(lambda: given(dim=4, freqs=real(2))),
         Site(lambda: given(x=real(2, 3, 5), offset=2), "forward", "x"),
         Site(lambda: given(x=real(2, 3, 5), positions=torch.tensor([[0, 4, -1]] * 2)), "forward", "x positions"),
     ),
@@ -20,8 +26,11 @@ CALLS: Calls = {
     "decay_bound": (Site(lambda: given(distance=torch.arange(-1, 3), freqs=real(3)), rows="distance", fixed=True),),
     "linear_attention": (
         Site(
-            lambda: {k: v.exp() for k, v in reals("q k v q_norm k_norm", 2, 5, 3).items()} | given(is_causal=True, chunk_size=2),
-            rows="q k v q_norm k_norm",
+            lambda: (
+                {k: v.exp() for k, v in reals("q k v q_norm k_norm", 2, 5, 3).items()}
+                | given(key_mask=real(2, 5) < 0.5, is_causal=True, chunk_size=2)
+            ),
+            rows="q k v q_norm k_norm key_mask",
         ),
         Site(lambda: {k: v.exp() for k, v in reals("q k v", 2, 5, 3).items()}, rows="q k v"),
     ),
@@ -29,9 +38,10 @@ CALLS: Calls = {
         Site(
             lambda: (
                 reals("q k v", 2, 5, 4)
-                | given(rotary=RotaryEmbedding(4), feature_map=torch.sigmoid, is_causal=False, chunk_size=2)
+                | given(rotary=RotaryEmbedding(4), feature_map=torch.sigmoid, key_feature_map=half_sigmoid)
+                | given(key_mask=real(2, 5) < 0.5, is_causal=False, chunk_size=2)
             ),
-            rows="q k v",
+            rows="q k v key_mask",
         ),
         Site(lambda: reals("q k v", 2, 5, 4) | given(rotary=RotaryEmbedding(4), is_causal=True), rows="q k v"),
     ),
@@ -44,7 +54,7 @@ EXEMPT = (
         "a denominator below the smallest normal: documented domain",
     ),
     (
-        r"rotary_linear_attention, ([qk]|feature_map): ",
+        r"rotary_linear_attention, ([qk]|(key_)?feature_map): ",
         "x must have shape",
         "the caller's RotaryEmbedding names its own argument",
     ),

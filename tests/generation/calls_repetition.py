@@ -1,6 +1,7 @@
 """Valid calls of every public name of ``kexue.generation.repetition``; the abuse sweep derives the others (trials/abuse.py)."""
 
 import numpy as np
+import torch
 
 from trials.abuse import Calls, Site, given
 
@@ -17,9 +18,18 @@ CALLS: Calls = {
         Site(lambda: given(sequence="abababcbcbc", max_length=3)),
         Site(lambda: given(sequence=[0, 1, 0, 1, 0], max_length=3)),
     ),
-    "apply_temperature": (Site(lambda: given(probs=PROBS.copy(), temperature=0.5), rows="probs"),),
-    "top_k": (Site(lambda: given(probs=PROBS.copy(), k=2), rows="probs"),),
-    "nucleus": (Site(lambda: given(probs=PROBS.copy(), p=0.75), rows="probs"),),
+    "apply_temperature": (
+        Site(lambda: given(probs=PROBS.copy(), temperature=0.5), rows="probs"),
+        Site(lambda: given(probs=torch.from_numpy(PROBS.copy()), temperature=0.5), rows="probs"),
+    ),
+    "top_k": (
+        Site(lambda: given(probs=PROBS.copy(), k=2), rows="probs"),
+        Site(lambda: given(probs=torch.from_numpy(PROBS.copy()), k=2), rows="probs"),
+    ),
+    "nucleus": (
+        Site(lambda: given(probs=PROBS.copy(), p=0.75), rows="probs"),
+        Site(lambda: given(probs=torch.from_numpy(PROBS.copy()), p=0.75), rows="probs"),
+    ),
     "transition_matrix": (Site(lambda: given(sequences=[[0, 1, 0], [2]], vocab_size=3, smoothing=0.5)),),
     "rebalance": (
         Site(lambda: given(sequences=["abab", "abc"], threshold=0.5, min_count=1, max_rounds=2)),

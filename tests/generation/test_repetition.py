@@ -771,7 +771,10 @@ def test_a_bad_matrix_is_refused_by_name(function, P, error):
         ("a word", TypeError),
         (None, TypeError),
         ([0.5, 0.5j], TypeError),
-        (torch.ones(1, requires_grad=True), TypeError),
+        (torch.ones(1) > 0, TypeError),
+        (torch.full((2,), 0.4), ValueError),
+        (torch.tensor([1.5, -0.5]), ValueError),
+        (torch.tensor([torch.nan, 1.0]), ValueError),
         (1.0, ValueError),
         ([], ValueError),
         (np.ones((3, 0)), ValueError),
@@ -844,9 +847,22 @@ def test_bad_arguments_are_refused_by_name(name, call, error):
         call()
 
 
-def test_a_chain_that_need_not_end_is_refused_even_if_its_end_is_reachable_from_the_start():
-    with pytest.raises(ValueError, match="terminate"):
-        expected_repeats([[0.5, 0.0], [0.0, 1.0]], [1.0, 0.0])
+def test_only_words_in_reach_of_the_start_count():
+    assert expected_repeats([[0.5, 0.0], [0.0, 1.0]], [1.0, 0.0]) == pytest.approx(expected_repeats([[0.5]], [1.0]), rel=1e-14)
+    assert expected_repeats([[0.5, 0.0], [0.0, 1.0]], [0.0, 0.0]) == 0.0
+    P = words(3, 12, density=0.1)
+    for start in np.eye(12):
+        reached = np.linalg.matrix_power(np.eye(12) + (P > 0), 12)[start.argmax()] > 0
+        inside = np.ix_(reached, reached)
+        endless = P.copy()
+        endless[~reached] = 0.0
+        endless[~reached, ~reached] = 1.0  # loops that no text comes to
+        assert expected_repeats(endless, start) == pytest.approx(expected_repeats(P[inside], start[reached]), rel=1e-12)
+    for start in ([1.0, 1e-300], [0.0, 1.0], [0.5, 0.5]):  # in reach, however rarely
+        with pytest.raises(ValueError, match=r"^P .*terminate"):
+            expected_repeats([[0.5, 0.0], [0.0, 1.0]], start)
+    with pytest.raises(ValueError, match=r"^P .*terminate"):
+        expected_repeats([[0.5, 0.1, 0.0], [0.0, 0.0, 0.1], [0.0, 0.0, 1.0]], [1.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 40])
