@@ -367,8 +367,7 @@ def nucleus(probs: ArrayLike | Tensor, p: float) -> Any:
     before = xp.cumsum(ordered, -1) - ordered
     kept = before < (mass - max(1e-12, 4.0 * _eps(probs))) * xp.sum(ordered, -1)[..., None]
     kept[..., 0] = True
-    # Sorting the places gives for each entry its rank, and so whether it is kept.
-    return finish(xp.where(_take(kept, xp.argsort(order, -1)), values, values * 0.0))
+    return finish(xp.where(_put_back(kept, order), values, values * 0.0))
 
 
 def transition_matrix(sequences: Iterable[Any], vocab_size: int, *, smoothing: float = 0.0) -> Matrix:
@@ -624,6 +623,15 @@ def _library(x: Any) -> Any:
 
 def _take(x: Any, places: Any) -> Any:
     return x.gather(-1, places) if _check.is_tensor(x) else np.take_along_axis(x, places, axis=-1)
+
+
+def _put_back(taken: Any, places: Any) -> Any:
+    """The inverse of :func:`_take`."""
+    if _check.is_tensor(taken):
+        return taken.scatter(-1, places, taken)
+    result = np.empty_like(taken)
+    np.put_along_axis(result, places, taken, axis=-1)
+    return result
 
 
 def _descending(x: Any) -> Any:

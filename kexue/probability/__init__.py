@@ -1,1 +1,5 @@
 """Distributions, divergences and bottlenecks."""
+
+from kexue import _lazy
+
+__getattr__, __dir__ = _lazy.attributes(__name__)
