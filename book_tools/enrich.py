@@ -45,7 +45,9 @@ def complete(notebook: notebooks.Notebook, chapter: Chapter, chapters: list[Chap
     """Set the first screen, with who uses the chapter and what stands before and after it; at the end, how to cite it."""
     names = [other.name for other in chapters]
     place = names.index(chapter.name)
-    rows = {"Used by": linked(used_by(chapter, chapters)), "Read on": ""}
+    users = used_by(chapter, chapters)
+    more = f" and {{doc}}`{len(users) - 3} more </pages/map>`" if len(users) > 3 else ""
+    rows = {"Used by": linked(users[:3]) + more, "Read on": ""}
     before, after = names[place - 1 : place] if place else [], names[place + 1 : place + 2]
     rows["Read on"] = " · ".join([f"← {linked(before)}"] * bool(before) + [f"{linked(after)} →"] * bool(after))
     first = notebook["cells"][0]

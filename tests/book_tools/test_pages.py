@@ -115,6 +115,18 @@ def test_the_first_screen_has_length_opening_short_answer_card_and_folded_chines
     assert last["cells"][0]["source"].count("→") == 0
 
 
+def test_a_chapter_that_many_use_names_three_of_them():
+    opening_of = OPENING.replace("`first`", "`/chapters/attention/first`").split("; {doc}`the second")[0] + " |\n"
+    users = [
+        chapter(f"generation/user{number}", opening=opening_of + OPENING[OPENING.index("| Package") :]) for number in range(5)
+    ]
+    notebook = notebooks.canonical(BEFORE[0].notebook)
+    enrich.complete(notebook, BEFORE[0], [BEFORE[0], *users])
+    (line,) = re.findall(r"Used by\n: (.*)", notebook["cells"][0]["source"])
+    assert line.count("{doc}`/chapters/") == 3
+    assert line.endswith(" and {doc}`2 more </pages/map>`")
+
+
 def test_the_line_of_length_is_counted_and_silent_about_what_was_not_measured():
     def measured(cells):
         cells[1]["source"] += "\n\n" + "word " * 1500
