@@ -64,7 +64,7 @@ def standing(kind: str, found: Results, *more: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"{{doc}}`/chapters/{name}`" for name in names)
+    return ", ".join(f"{{doc}}`/chapters/{name}`" for name in names) if len(names) <= FEW else f"{len(names)} chapters"
 
 
 def machine_line(found: Json) -> str:
@@ -142,7 +142,7 @@ def trust_summary(chapters: list[Chapter]) -> list[str]:
         ]
         for part in parts
     ]
-    heads = ["Part", "Wrong equations noticed", "Code changes noticed", "Hostile calls survived", "Digits followed", "Doubtful"]
+    heads = ["Part", "Changes of formulas noticed", "Code changes noticed", "Hostile calls survived", "Digits followed", "Doubtful"]
     kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
     if len(kept) < 2:
         return []

@@ -175,10 +175,10 @@ def test_speed_is_summed_by_part_and_long_charts_are_folded(cpu, monkeypatch):
 
 def test_trust_is_summed_by_part_as_far_as_it_was_measured(results):
     results("mutate", ROPE, MUTATION)
-    assert "| Part | Wrong equations noticed | Code changes noticed |" in evidence.trust_markdown([])
+    assert "| Part | Changes of formulas noticed | Code changes noticed |" in evidence.trust_markdown([])
     results("abuse", ROPE, {"functions": 2, "cases": 3000, "refused": 1000, "answered": 1999, "exempt": 1, "date": "2026-01-03"})
     text = evidence.trust_markdown([])
-    assert text.startswith("| Part | Wrong equations noticed | Code changes noticed | Hostile calls survived |\n")
+    assert text.startswith("| Part | Changes of formulas noticed | Code changes noticed | Hostile calls survived |\n")
     assert "| Attention | 11 of 12 | 9 of 10 | 3,000 |" in text
     assert "| Generation |  |  |  |" in text
 
