@@ -6,7 +6,6 @@ tagged figure beside the opening when the figures have their numbers.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 from docutils import nodes
@@ -82,7 +81,7 @@ def place_cover(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     figure = cover and next(iter(cover.findall(nodes.figure)), None)
     if hero is None or cover is None or figure is None:
         return
-    picture = copy.deepcopy(next(iter(figure.findall(nodes.image))))
+    picture = next(iter(figure.findall(nodes.image))).deepcopy()
     name = str(figure["ids"][0])
     number = ".".join(map(str, app.env.toc_fignumbers.get(docname, {}).get("figure", {}).get(name, ())))
     link = nodes.reference("", f"Fig. {number}".strip(), internal=True, refuri=f"#{name}")
