@@ -17,6 +17,7 @@ import math
 import pickle
 import random
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +93,7 @@ def declared(post: str) -> tuple[Calls, Exempt]:
     spec = importlib.util.spec_from_file_location(f"calls_{post.replace('/', '_')}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the compiler of PyTorch looks for its functions
     spec.loader.exec_module(module)
     return module.CALLS, getattr(module, "EXEMPT", ())
 

@@ -295,9 +295,9 @@ def apply_temperature(probs: ArrayLike | Tensor, temperature: float) -> Any:
     present = p > 0
     # Relative to the largest entry before the division: that entry is exactly 0 however small the temperature is.
     ratio = xp.where(present, p, top) / top
-    with np.errstate(over="ignore", under="ignore", divide="ignore"):
-        present = present & (ratio > 0)
-        weights = xp.exp(xp.log(xp.where(present, ratio, zero + 1.0)) / temperature)
+    present = present & (ratio > 0)
+    # No quotient overflows: log 5e-324 is -744, and a temperature below 1e-300 decides as 1e-300 does.
+    weights = xp.exp(xp.log(xp.where(present, ratio, zero + 1.0)) / max(temperature, 1e-300))
     return finish(xp.where(present, weights, zero))
 
 
