@@ -78,16 +78,18 @@ def place_cover(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Show the cover figure beside the opening, smaller, with the first sentence of its caption; it stays where it is drawn, too."""
     hero = next((box for box in doctree.findall(nodes.container) if "hero" in box["classes"]), None)
     cover = next((box for box in doctree.findall(nodes.container) if "tag_cover" in box["classes"]), None)
-    figure = cover and next(iter(cover.findall(nodes.figure)), None)
-    if hero is None or cover is None or figure is None:
+    picture = cover and next(iter(cover.findall(nodes.image)), None)
+    if hero is None or cover is None or picture is None:
         return
-    picture = next(iter(figure.findall(nodes.image))).deepcopy()
+    figure = picture.parent
+    while not isinstance(figure, nodes.figure):
+        figure = figure.parent
     name = str(figure["ids"][0])
     number = ".".join(map(str, app.env.toc_fignumbers.get(docname, {}).get("figure", {}).get(name, ())))
     link = nodes.reference("", f"Fig. {number}".strip(), internal=True, refuri=f"#{name}")
     legend = nodes.paragraph("", "", *first_sentence(figure), nodes.Text(" "), link)
     kind = ["hero-figure", *(["picture"] if "tag_picture" in cover["classes"] else [])]
-    hero += nodes.container("", picture, legend, classes=kind, is_div=True, design_component="div")
+    hero += nodes.container("", picture.deepcopy(), legend, classes=kind, is_div=True, design_component="div")
 
 
 def first_sentence(figure: nodes.figure) -> list[nodes.Node]:
