@@ -5,8 +5,10 @@ The stored text stays as it was printed: everything here happens to the document
 
 from __future__ import annotations
 
+import base64
 import html
 import re
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,11 +17,15 @@ from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
-from book_tools.chapter import CHECK, VERDICTS
+from book_tools import figures
+from book_tools.chapter import CHECK, VERDICTS, Chapter
 from kexue.lab.tables import BAR, CROSS, RULE, STRONG
 from kexue.lab.verification import Record
 
 LEDGER = "pages/ledger"
+SHORT = 24  # characters of a cell that stay in one line
+DENSITY = 2  # pixels of a stored figure for one of the page
+WIDE = 560  # pixels of the page, from which a figure scrolls on a telephone instead of shrinking
 TABLE_RULE = re.compile(rf"{RULE}+(?:{CROSS}{RULE}+)*")
 ATTEMPT = re.compile(r"^(?:✓ )?ex-[\w-]+: ")
 NUMBER = re.compile(r"[−+-]?[\d.,∞]+(?:e[−+-]?\d+)?(?: ± [\d.,e−+-]+)?(?: ?%)?|")
@@ -77,7 +83,7 @@ def table_node(table: Table) -> nodes.table:
 
     def row(texts: list[str], strong: bool = False) -> nodes.row:
         entries = [
-            nodes.entry("", nodes.paragraph("", text), classes=["number"] * number)
+            nodes.entry("", nodes.paragraph("", text), classes=["number"] * number + ["short"] * (len(text) <= SHORT))
             for text, number in zip(texts, kinds, strict=True)
         ]
         return nodes.row("", *entries, classes=["strong"] * strong)
@@ -191,6 +197,18 @@ def cell_of(box: nodes.Element) -> nodes.Element:
     return box
 
 
+def size_figures(doctree: nodes.document, chapter: Chapter) -> None:
+    """Show each figure as large as it was drawn, so that its letters are as large as the text's."""
+    stored = chapter.notebook["cells"]
+    for cell in code_cells(doctree):
+        found = figures.pngs(stored[cell["cell_index"]]["outputs"])
+        for picture, png in zip(cell.findall(nodes.image), found, strict=False):
+            width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
+            picture["width"], picture["height"] = f"{width // DENSITY}px", f"{height // DENSITY}px"
+            if width // DENSITY > WIDE:
+                picture["classes"].append("wide")
+
+
 class Fold(nodes.Element):  # type: ignore[misc]
     """Folded content under a bar that says what it holds; open where no script folds it."""
 
@@ -261,6 +279,7 @@ def dress(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if docname.startswith("pages/"):
         return
     numbers = Numbers(app, docname)
+    size_figures(doctree, Chapter.load(docname.removeprefix("chapters/")))
     dress_outputs(doctree, numbers, app.builder.get_relative_uri(docname, LEDGER))
     name_bars(doctree, numbers)
     fold_symbols(doctree)

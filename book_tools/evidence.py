@@ -97,9 +97,9 @@ def by_machine(found: Results) -> list[Json]:
     return merged
 
 
-def folded(name: str, lines: list[str]) -> list[str]:
+def folded(name: str, lines: list[str], kind: str = "part") -> list[str]:
     """Markdown under a bar; open where no script folds it."""
-    return [f'<details class="fold" open><summary>{name}</summary>', "", *lines, "", "</details>", ""]
+    return [f'<details class="fold {kind}" open><summary>{name}</summary>', "", *lines, "", "</details>", ""]
 
 
 def tabled(head: str, rows: dict[str, str]) -> list[str]:
@@ -142,7 +142,14 @@ def trust_summary(chapters: list[Chapter]) -> list[str]:
         ]
         for part in parts
     ]
-    heads = ["Part", "Changes of formulas noticed", "Code changes noticed", "Hostile calls survived", "Digits followed", "Doubtful"]
+    heads = [
+        "Part",
+        "Changes of formulas noticed",
+        "Code changes noticed",
+        "Hostile calls survived",
+        "Digits followed",
+        "Doubtful",
+    ]
     kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
     if len(kept) < 2:
         return []

@@ -100,8 +100,8 @@ def map_markdown(chapters: list[Chapter]) -> str:
     """Where to begin in each part; then which chapter builds on which, as arcs and as a list."""
     lines = ["| Part | Begin with | Then |", "|---|---|---|"]
     for part, members in by_part(chapters):
-        begin = enrich.linked(chapter.name for chapter in members if not chapter.builds_on)
-        then = enrich.linked(chapter.name for chapter in members if chapter.builds_on)
+        begin = "<br>".join(numbered(chapters, chapter) for chapter in members if not chapter.builds_on)
+        then = ", ".join(numbered(chapters, chapter, "") for chapter in members if chapter.builds_on)
         lines.append(f"| {part.capitalize()} | {begin} | {then} |")
     drawn = [*arcs(chapters), ""]
     lines += [
@@ -155,8 +155,8 @@ def ledger_markdown(chapters: list[Chapter]) -> str:
                 for check in checks or [Record(label, "", "")]:
                     rows.append(f"| {equation} | {check.check or 'not executed'} | {check.oracle} |")
                     equation = " | "
-            name = f"{len(set(chapter.labels))} equations, {len(chapter.checks)} checks"
-            lines += [*_heading(chapters, chapter), *evidence.folded(name, rows)]
+            name = f"{_name(chapters, chapter)}: {len(set(chapter.labels))} equations, {len(chapter.checks)} checks"
+            lines += evidence.folded(name, [f"Chapter {numbered(chapters, chapter)}", "", *rows], "chapter")
     return "\n".join(lines)
 
 
@@ -187,13 +187,21 @@ def verdicts_markdown(chapters: list[Chapter]) -> str:
         for chapter in members:
             rows = ["| Claim | Where | Verdict | What decides |", "|---|---|---|---|"]
             rows += [f"| {row.claim} | {row.where} | {row.verdict} | {row.evidence} |" for row in chapter.verdicts]
-            lines += [*_heading(chapters, chapter), f"The post: {chapter.card['Post']}.", ""]
-            lines += evidence.folded(f"{len(chapter.verdicts)} claims: {opening.judged([chapter])}", rows)
+            link = f"Chapter {numbered(chapters, chapter)}, on {chapter.card['Post']}."
+            name = f"{_name(chapters, chapter)}: {opening.judged([chapter])}"
+            lines += evidence.folded(name, [link, "", *rows], "chapter")
     return "\n".join(lines)
 
 
-def _heading(chapters: list[Chapter], chapter: Chapter) -> list[str]:
-    return [f"### {{doc}}`{chapters.index(chapter) + 1}. {chapter.title} </chapters/{chapter.name}>`", ""]
+def numbered(chapters: list[Chapter], chapter: Chapter, title: str | None = None) -> str:
+    """A link to a chapter that shows its number, and its title unless another is given."""
+    number = chapters.index(chapter) + 1
+    told = f"{number}. {chapter.title}" if title is None else f"{number}{title}"
+    return f"{{doc}}`{told} </chapters/{chapter.name}>`"
+
+
+def _name(chapters: list[Chapter], chapter: Chapter) -> str:
+    return html.escape(f"{chapters.index(chapter) + 1}. {chapter.title}")
 
 
 class Generated(SphinxDirective):

@@ -198,6 +198,7 @@ function splitQuery(query) {
 
 
 EQUATION = re.compile(r'<span class="eqno">(\([^<)]+\))<a class="headerlink" href="(#[^"]+)" title="([^"]+)">#</a></span>')
+SIZE = re.compile(r'style="width: (\d+)px; height: (\d+)px;?"')
 NAME = re.compile(r'<span class="pre">[^<]*</span>|<h1>kexue\.[^<]+')
 PART = re.compile(r'(?=<p aria-level="2" class="caption")')
 MANY = 20  # pages in the sidebar, above which only the part that is read stands open there
@@ -209,6 +210,7 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         # The role that docutils gives to the entries of a bibliography is deprecated.
         body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
         body = EQUATION.sub(r'<span class="eqno"><a href="\2" title="\3">\1</a></span>', body)
+        body = SIZE.sub(r'width="\1" height="\2"', body)  # which keeps the room of a figure that is yet to come
         body = NAME.sub(lambda name: re.sub(r"(?<=\w)([._])(?=\w)", r"\1<wbr>", name[0]), body)
         context["body"] = opening.switch() * pagename.startswith("chapters/") + body
     if "generate_toctree_html" in context:

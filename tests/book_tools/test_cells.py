@@ -1,12 +1,16 @@
 """What the page makes of code cells: tables, checks by number, named bars, coloured verdicts, folded symbols."""
 
+import base64
 import io
+import struct
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
+from pictures import png
+from samples import chapter
 
 from book_tools import cells
 from book_tools.chapter import VERDICTS
@@ -81,9 +85,9 @@ def test_a_table_has_heads_for_rows_numbers_to_the_right_and_the_strong_row_mark
     assert "result" in node["classes"]
     assert [spec.get("stub") for spec in node.findall(nodes.colspec)] == [1, 0]
     assert [row["classes"] for row in node.findall(nodes.row)] == [[], [], ["strong"]]
-    assert [entry["classes"] for entry in node.findall(nodes.entry)] == [[], ["number"]] * 3
-    (found,) = cells.pieces(printed([[1.5, 2.5]], ["T", "R"]))
-    assert all(entry["classes"] == ["number"] for entry in cells.table_node(found).findall(nodes.entry))
+    assert [entry["classes"] for entry in node.findall(nodes.entry)] == [["short"], ["number", "short"]] * 3
+    (found,) = cells.pieces(printed([[1.5, 2.5]], ["T", "a heading of thirty characters"]))
+    assert all(entry["classes"][0] == "number" for entry in cells.table_node(found).findall(nodes.entry))
 
 
 def cell(code, text="", *tags, **metadata):
@@ -128,6 +132,20 @@ def test_a_box_of_checks_alone_disappears_into_the_mark_beside_its_equation():
         in mark
     )
     assert "quiet" in cells.code_cells(document)[0]["classes"]
+
+
+def test_figures_are_shown_as_large_as_they_were_drawn():
+    drawn = cell("plot();")
+    drawn["cell_index"] = 3
+    drawn += nodes.figure("", nodes.image(""))
+    narrow, broad = chapter(), chapter()
+    for other, size in ((narrow, (1040, 840)), (broad, (1400, 640))):
+        head = base64.b64decode(png())[:16] + struct.pack(">II", *size)
+        other.notebook["cells"][3]["outputs"][0]["data"]["image/png"] = base64.b64encode(head).decode()
+        cells.size_figures(page(drawn), other)
+        picture = next(iter(drawn.findall(nodes.image)))
+        assert (picture["width"], picture["height"]) == (f"{size[0] // 2}px", f"{size[1] // 2}px")
+        assert ("wide" in picture["classes"]) is (other is broad)
 
 
 def test_later_checks_and_those_under_other_text_stay_with_their_cell_by_number():

@@ -168,7 +168,7 @@ def test_speed_is_summed_by_part_and_long_charts_are_folded(cpu, monkeypatch):
     text = evidence.speed_markdown([])
     assert "| Attention | 2 | 1 | 1 | 1 |" in text
     assert text.count("<svg") == 1 and "a dot for each measurement" not in text
-    assert '<details class="fold" open><summary>Attention</summary>\n\n**rope**' in text
+    assert '<details class="fold part" open><summary>Attention</summary>\n\n**rope**' in text
     monkeypatch.setattr(evidence, "LONGEST", 0)
     assert "<summary>Attention: a dot for each measurement</summary>" in evidence.speed_markdown([])
 

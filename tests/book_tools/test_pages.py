@@ -41,7 +41,7 @@ def test_every_part_has_its_sentence():
 
 def test_the_map_tells_where_to_begin_and_draws_an_arc_for_each_prerequisite():
     text = pages.map_markdown(BOOK)
-    assert "| Attention | {doc}`/chapters/attention/first` | {doc}`/chapters/attention/third` |" in text
+    assert "| Attention | {doc}`1. A title </chapters/attention/first>` | {doc}`3 </chapters/attention/third>` |" in text
     assert text.count("builds on A title</title>") == 2
     assert text.count('<a href="../chapters/') == 3
     rows = re.findall(r"^- .*$", text, re.MULTILINE)
@@ -64,10 +64,13 @@ def test_a_large_map_is_folded_and_no_wider_than_a_page(monkeypatch):
 def test_overviews_open_with_a_summary_by_part_and_fold_the_rest():
     ledger, verdicts = pages.ledger_markdown(BOOK), pages.verdicts_markdown(BOOK)
     assert "| [Attention](#ledger-attention) | 2 | 2 | 2 |" in ledger
-    assert ledger.count('<details class="fold" open>') == 3
-    assert "<summary>1 equations, 1 checks</summary>" in ledger
+    assert ledger.count('<details class="fold chapter" open>') == 3
+    assert (
+        "<summary>3. A title: 1 equations, 1 checks</summary>\n\nChapter {doc}`3. A title </chapters/attention/third>`\n"
+        in ledger
+    )
     assert "| [Generation](#verdicts-generation) | 5 | 5 | 0 | 0 | 0 | 0 |" in verdicts
-    assert "<summary>5 claims: 5 confirmed</summary>" in verdicts
+    assert "<summary>2. A title: 5 confirmed</summary>" in verdicts
     assert "| claim 1 | eq. (1) | confirmed | {eq}`eq-a-b` |" in verdicts
 
 
