@@ -4,6 +4,7 @@ PYTHON ?= python3
 #   make book TORCH_INDEX=<address>
 TORCH_INDEX ?=
 CHAPTER ?=
+POST ?=
 FORCE ?=
 PORT ?= 8000
 
@@ -29,7 +30,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook author lock clean
+.PHONY: help new check book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook author lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +57,14 @@ $(READY): requirements.txt requirements-hashed.txt pyproject.toml
 	@$(PY) -c "import matplotlib.font_manager"
 	@touch $(READY)
 
-book: $(READY) ## build the book into _build/html
-	@$(PY) -m book_tools build
+new: $(READY) ## lay out the files of a post (POST=part/slug): chapter, module, tests, valid calls, benchmarks
+	@$(PY) -m book_tools new "$(POST)"
+
+check: $(READY) ## prove one chapter alone (CHAPTER=part/slug): form, style, every cell, its tests, its page in the browser
+	@$(PY) -m book_tools check "$(CHAPTER)"
+
+book: $(READY) ## build the book into _build/html (CHAPTER=part/slug: renew that page only)
+	@$(PY) -m book_tools build $(CHAPTER)
 
 pdf: book ## print the whole book into _build/kexue.pdf (needs Chromium and a CJK font)
 	@$(PY) -m book_tools pdf

@@ -1,9 +1,8 @@
-"""The commands behind the Makefile: ``python -m book_tools execute [part/slug ...]``, ``build``, ``pdf`` and ``links``."""
+"""The commands behind the Makefile: ``python -m book_tools new``, ``execute``, ``check``, ``build``, ``pdf``, ``links`` and ``copies``."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -15,23 +14,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
-from pathlib import Path
 
-from book_tools import notebooks, pdf, reader
+from book_tools import building, new, notebooks
+from book_tools.building import os_error
 from book_tools.chapter import ROOT, Chapter, contents
-from book_tools.form import faults, warnings
 
-STAGE = ROOT / "_build" / "stage"
-SITE = ROOT / "_build" / "html"
 COPIES = ROOT / "_build" / "notebooks"
-NEEDED = 100  # MB of disk: twice the stage and the site of five chapters
-# A book is millions of small objects that stay: to look for garbage among them as often as usual costs a fifth of a build, and half
-# of one with nothing to do.
-QUICK = "import gc; gc.set_threshold(200_000, 50, 100); from jupyter_book.cli.main import main; main()"
-JUPYTER_BOOK = [sys.executable, "-c", QUICK]
 
 
 def execute(names: list[str], jobs: int) -> int:
@@ -80,15 +70,8 @@ def _obey_parent(folder: str) -> None:
 def _plain(error: BaseException) -> str:
     """The message without terminal colours, and without the whole path of a file that cannot be written."""
     if isinstance(error, OSError) and error.strerror:
-        return _os_error(error)
+        return os_error(error)
     return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-
-
-def _os_error(error: OSError) -> str:
-    """One line for what the system refused; a failed copy of a folder tells its first reason."""
-    if isinstance(error, shutil.Error):
-        return str(error.args[0][0][2])
-    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
 
 
 def _timed(name: str) -> float:
@@ -97,93 +80,11 @@ def _timed(name: str) -> float:
     return time.perf_counter() - start
 
 
-def build() -> int:
-    """Build the book with warnings as errors; the old site stays until the new one is whole."""
-    found = faults()
-    if found:
-        print(*found, "the book was not built; the lines above say what the chapters lack", sep="\n", file=sys.stderr)
-        return 1
-    for line in warnings():
-        print(line)
-    SITE.parent.mkdir(exist_ok=True)
-    with _alone() as lock:
-        free = shutil.disk_usage(SITE.parent).free >> 20
-        if free < NEEDED:
-            print(
-                f"{free} MB of disk are free here and the book needs about {NEEDED}; the old site is as it was", file=sys.stderr
-            )
-            return 1
-        return _build(lock)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[list[int]]:
-    """One build of this folder at a time, another waits; gives what a subprocess inherits to hold the others back as well."""
-    if sys.platform == "win32":
-        yield []
-        return
-    import fcntl
-
-    with (SITE.parent / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another build is at work in this folder; waiting for its end", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield [lock.fileno()]
-
-
-def _build(lock: list[int]) -> int:
-    built, whole = STAGE / "_build" / "html", STAGE / ".whole"
-    if not whole.exists():  # what an interrupted build wrote is not to be trusted
-        shutil.rmtree(STAGE, ignore_errors=True)
-    whole.unlink(missing_ok=True)
-    command = [*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(STAGE), "-n", "-W", "--keep-going"]
-    code = subprocess.call(command, cwd=ROOT, pass_fds=lock)
-    if code:
-        # What was read is not read again, and would not warn again: the next build must start afresh.
-        full = shutil.disk_usage(SITE.parent).free >> 20 < 5
-        shutil.rmtree(STAGE, ignore_errors=True)
-        why = (
-            "the disk is full; the old site is as it was" if full else "the lines with WARNING, ERROR or Exception above say why"
-        )
-        print(f"the book was not built; {why}", file=sys.stderr)
-        return 1
-    whole.touch()
-    pages = {str(path.relative_to(built / "chapters").with_suffix("")) for path in (built / "chapters").rglob("*.html")}
-    if pages != set(contents()):
-        print(f"pages and table of contents differ: {', '.join(sorted(pages ^ set(contents())))}", file=sys.stderr)
-        return 1
-    _replace_site(built)
-    print(f"\nThe book is built. Open {Path(os.path.relpath(SITE, Path.cwd())) / 'index.html'} in a browser.")
-    return 0
-
-
-def _replace_site(built: Path) -> None:
-    """Put a copy of ``built`` in the place of the site, by renaming; a step that fails leaves the old site."""
-    fresh, old = SITE.with_name("html.new"), SITE.with_name("html.old")
-    if old.exists() and not SITE.exists():  # killed between the two renamings
-        old.rename(SITE)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        shutil.copytree(built, fresh)
-        if SITE.exists():
-            SITE.rename(old)
-        fresh.rename(SITE)
-    except BaseException:
-        if old.exists() and not SITE.exists():
-            old.rename(SITE)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def links() -> int:
     """Ask every external address once; the dead ones stand in ``_build/links/broken.txt``."""
     place = ROOT / "_build" / "links"
     shutil.rmtree(place, ignore_errors=True)
-    subprocess.call([*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(place), "--builder", "linkcheck"], cwd=ROOT)
+    subprocess.call([*building.JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(place), "--builder", "linkcheck"], cwd=ROOT)
     found = list(place.rglob("output.json"))
     if not found:
         print("the links were not checked; the lines above say why", file=sys.stderr)
@@ -199,6 +100,8 @@ def links() -> int:
 
 def copies() -> int:
     """Copies of the chapters for reading and trying; what a reader has changed stays."""
+    from book_tools import reader
+
     for path in reader.lay_out(COPIES):
         print(f"kept with your changes: {path.relative_to(ROOT)} (delete it for a fresh copy)")
     return 0
@@ -210,8 +113,14 @@ def main() -> int:
     run = commands.add_parser("execute", help="re-run chapters and store their outputs")
     run.add_argument("chapters", nargs="*", metavar="part/slug")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    commands.add_parser("build", help="build the book strictly")
-    commands.add_parser("pdf", help="print the built book")
+    one = commands.add_parser("build", help="build the book strictly, or the page of one chapter into the built book")
+    one.add_argument("chapter", nargs="?", default="", metavar="part/slug")
+    one = commands.add_parser("check", help="prove one chapter alone")
+    one.add_argument("chapter", metavar="part/slug")
+    one = commands.add_parser("new", help="lay out the files of a post")
+    one.add_argument("chapter", metavar="part/slug")
+    one = commands.add_parser("pdf", help="print the built book, a part of it or a chapter")
+    one.add_argument("what", nargs="?", default="", metavar="part or part/slug")
     commands.add_parser("links", help="check the external links")
     commands.add_parser("copies", help="lay out the reader's edition of the chapters")
     arguments = parser.parse_args()
@@ -219,13 +128,27 @@ def main() -> int:
     try:
         if arguments.command == "execute":
             return execute(arguments.chapters, arguments.jobs)
-        others = {"build": build, "pdf": lambda: pdf.make(SITE, SITE.with_name("kexue.pdf")), "links": links, "copies": copies}
-        return others[arguments.command]()
+        if arguments.command == "new":
+            return new.make(arguments.chapter)
+        if arguments.command == "pdf":
+            from book_tools import pdf
+
+            return pdf.make(building.SITE, arguments.what)
+        if getattr(arguments, "chapter", "") and arguments.chapter not in contents():
+            print(f"no such chapter: {arguments.chapter}; the book has: {', '.join(contents())}", file=sys.stderr)
+            return 2
+        if arguments.command == "check":
+            from book_tools import check
+
+            return check.run(arguments.chapter)
+        if arguments.command == "build":
+            return building.build_page(arguments.chapter) if arguments.chapter else building.build()
+        return {"links": links, "copies": copies}[arguments.command]()
     except KeyboardInterrupt:
         print("\ninterrupted; chapters and site are as they were, run the same command again", file=sys.stderr)
         return 130
     except OSError as error:
-        print(_os_error(error), file=sys.stderr)
+        print(os_error(error), file=sys.stderr)
         return 1
 
 

@@ -10,7 +10,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from samples import BEFORE, chapter, code, markdown
 
 from book_tools import figures, notebooks, reader
-from book_tools.__main__ import SITE
+from book_tools.building import SITE
 from book_tools.chapter import FOLDED, Chapter, book, contents
 
 EVERYTHING = [*BEFORE, chapter()]

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from book_tools.__main__ import SITE
+from book_tools.building import SITE
 from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.site import SHIPPED
 
