@@ -4,6 +4,7 @@ PYTHON ?= python3
 #   make book TORCH_INDEX=<address>
 TORCH_INDEX ?=
 CHAPTER ?=
+PART ?=
 POST ?=
 FORCE ?=
 PORT ?= 8000
@@ -66,8 +67,9 @@ check: $(READY) ## prove one chapter alone (CHAPTER=part/slug): form, style, eve
 book: $(READY) ## build the book into _build/html (CHAPTER=part/slug: renew that page only)
 	@$(PY) -m book_tools build $(CHAPTER)
 
-pdf: book ## print the whole book into _build/kexue.pdf (needs Chromium and a CJK font)
-	@$(PY) -m book_tools pdf
+pdf: $(READY) ## print the book into _build/kexue.pdf (PART=part or CHAPTER=part/slug: that alone; needs Chromium and a CJK font)
+	@$(PY) -m book_tools build
+	@$(PY) -m book_tools pdf $(or $(CHAPTER),$(PART))
 
 test: lint ## prove everything: style, types, unit tests, all chapters, the built book
 	@rm -rf _build/stage

@@ -1,9 +1,10 @@
-"""The whole book as one PDF: the built pages put together in one document, which a headless Chromium prints twice.
+"""The whole book as one PDF, or a part of it, or a chapter: the built pages put together in one document, which a headless Chromium prints.
 
-Title page, contents, then every page of the table of contents in its order. The first printing shows on which page each section begins,
-the second has these numbers in its contents. Every id carries the name of its page, so that links between pages stay links. What a page
-folds away is decided here: solutions and remarks are open, with the code that shows something; other folded code is left out. The browser
-is served this document and the files of the site; any other request is an error.
+Title page, contents, then every page of the table of contents in its order (a chapter alone has neither title page nor contents). The
+first printing shows on which page each section begins, the second has these numbers in its contents. Every id carries the name of its
+page, so that links between pages stay links. What a page folds away is decided here: solutions and remarks are open, with the code that
+shows something; other folded code is left out. The browser is served this document and the files of the site; any other request is an
+error.
 """
 
 from __future__ import annotations
@@ -67,16 +68,18 @@ FILL = """pages => document.querySelectorAll("nav.book-contents a").forEach(a =>
   a.lastElementChild.textContent = pages[decodeURIComponent(a.hash.slice(1))];
 })"""
 
-ONLINE = {"genindex.html", "py-modindex.html", "search.html"}  # of the site only: on paper their names stand without a link
+# Of the site only: on paper their names stand without a link.
+ONLINE = re.compile(r"(genindex|py-modindex|search)\.html|_(static|sources|downloads|images)/.*")
 
 
 class Entry(NamedTuple):
-    """A page of the book: its address in the site, title, depth in the table of contents, and the part that begins with it."""
+    """A page of the book: its address in the site, title, depth in the table of contents, the part that begins with it, or goes on."""
 
     page: str
     title: str = ""
     depth: int = 0
     part: str = ""
+    within: str = ""
 
 
 def parse(text: str) -> BeautifulSoup:
@@ -85,14 +88,26 @@ def parse(text: str) -> BeautifulSoup:
 
 def order(index: BeautifulSoup) -> list[Entry]:
     """All pages after the first, in the order of the book, as its sidebar lists them."""
-    entries, part = [], ""
+    entries, part, within = [], "", ""
     for tag in index.select("nav.bd-links p.caption, nav.bd-links li > a"):
         if tag.name == "p":
-            part = tag.get_text(strip=True)
+            part = within = tag.get_text(strip=True)
         else:
-            entries.append(Entry(str(tag["href"]), tag.get_text(strip=True), len(tag.find_parents("li")), part))
+            entries.append(Entry(str(tag["href"]), tag.get_text(strip=True), len(tag.find_parents("li")), part, within))
             part = ""
     return entries
+
+
+def chosen(entries: list[Entry], what: str) -> list[Entry]:
+    """The pages of a part or of one chapter, ``part/slug``; all where nothing is named. ValueError where the book has no such thing."""
+    if not what:
+        return entries
+    found = [
+        entry for entry in entries if what in (entry.within.lower(), entry.page.removeprefix("chapters/").removesuffix(".html"))
+    ]
+    if not found:
+        raise ValueError(f"{what} is neither a part nor a chapter of the built book")
+    return found
 
 
 def anchor(page: str, fragment: str = "") -> str:
@@ -100,8 +115,11 @@ def anchor(page: str, fragment: str = "") -> str:
     return page.removesuffix(".html") + (f":{unquote(fragment)}" if fragment else "")
 
 
-def article(soup: BeautifulSoup, entry: Entry, pages: set[str]) -> Tag:
-    """The text of a page as part of the one document: ids and links renamed, headings lowered, nothing to click or unfold."""
+def article(soup: BeautifulSoup, entry: Entry, pages: set[str], book: set[str] | None = None) -> Tag:
+    """The text of a page as part of the one document: ids and links renamed, headings lowered, nothing to click or unfold.
+
+    A link to a page of the book that is not among the ``pages`` printed with it becomes text, as does one to a file of the site.
+    """
     found = soup.find("article")
     if not isinstance(found, Tag):
         raise ValueError(f"{entry.page} has no article")
@@ -123,7 +141,7 @@ def article(soup: BeautifulSoup, entry: Entry, pages: set[str]) -> Tag:
         tag["src"] = urljoin(entry.page, str(tag["src"]))
     for tag in found.find_all("a", href=True):
         target = urlsplit(urljoin(entry.page, str(tag["href"])))
-        if target.path in ONLINE:
+        if not target.scheme and (ONLINE.fullmatch(target.path) or target.path in (book or pages) - pages):
             tag.unwrap()
             continue
         if not target.scheme and target.path not in pages:
@@ -159,25 +177,22 @@ def mathjax(soup: BeautifulSoup, page: str) -> str:
     return f'{config}<script src="{urljoin(page, str(source["src"]))}" defer></script>' if source else ""
 
 
-def assemble(site: Path) -> str:
-    """The one document; ValueError where a link leads to nothing."""
+def assemble(site: Path, what: str = "") -> str:
+    """The one document, of the book or of a part or chapter; ValueError where a link leads to nothing."""
     index = parse((site / "index.html").read_text(encoding="utf-8"))
-    entries = order(index)
-    pages = {"index.html", *(entry.page for entry in entries)}
-    cover = article(index, Entry("index.html"), pages)
-    cover["class"] = "bd-article cover"
-    title = next(cover.stripped_strings)
-    imprint = [*(tag.get_text(" ", strip=True) for tag in index.select(".footer-item")), NOTE]
-    lines = parse("".join(f'<p class="imprint">{html.escape(line)}</p>' for line in imprint if line))
-    chapters = cover.select_one(".chapters, section > section")
-    (chapters.insert_before if chapters else cover.append)(lines)
+    everything = order(index)
+    entries = chosen(everything, what)
+    book = {"index.html", *(entry.page for entry in everything)}
+    pages = {entry.page for entry in entries} | (set() if what else {"index.html"})
+    title = next(index.select_one("article").stripped_strings)  # type: ignore[union-attr]
+    front = cover(index, title, book, entries[0].within if what and "/" not in what else "") if "/" not in what else None
     articles: list[Tag] = []
     name, style = "", STYLE.read_text(encoding="utf-8") + running_title("", "top-left", title)
     scripts = mathjax(index, "index.html")
     for entry in entries:
         soup = parse((site / entry.page).read_text(encoding="utf-8"))
         scripts = scripts or mathjax(soup, entry.page)
-        tag = article(soup, entry, pages)
+        tag = article(soup, entry, pages, book)
         if entry.depth == 1:  # what lies deeper goes on after it, under the same running title
             name = f"page{len(articles)}"
             style += running_title(name, "top-right", entry.title)
@@ -185,7 +200,7 @@ def assemble(site: Path) -> str:
         if entry.part:
             tag.insert(0, parse(f'<h1 class="part">{html.escape(entry.part)}</h1>'))
         articles.append(tag)
-    body = "".join([str(cover), contents(entries, articles), *map(str, articles)])
+    body = "".join([*([str(front), contents(entries, articles)] if front else []), *map(str, articles)])
     missing = set(re.findall(r'\bhref="#([^"]+)"', body)) - set(re.findall(r'\bid="([^"]+)"', body))
     if missing:
         raise ValueError(f"links to what is not in the book: {', '.join(sorted(missing))}")
@@ -194,6 +209,22 @@ def assemble(site: Path) -> str:
         f'<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"{sheets}<style>{style}</style>{scripts}</head><body>{body}</body></html>"
     )
+
+
+def cover(index: BeautifulSoup, title: str, book: set[str], part: str) -> Tag:
+    """The title page: the front page of the site, or of a part its name; with the imprint."""
+    if part:
+        page = parse(f'<article id="index"><h1>{html.escape(part)}</h1><p>{html.escape(title)}</p></article>')
+        front = page.article
+        assert front is not None
+    else:
+        front = article(index, Entry("index.html"), book)
+    front["class"] = "bd-article cover"
+    imprint = [*(tag.get_text(" ", strip=True) for tag in index.select(".footer-item")), NOTE]
+    lines = parse("".join(f'<p class="imprint">{html.escape(line)}</p>' for line in imprint if line))
+    chapters = front.select_one(".chapters, section > section")
+    (chapters.insert_before if chapters else front.append)(lines)
+    return front
 
 
 def render(document: str, site: Path) -> bytes:
@@ -232,6 +263,8 @@ def render(document: str, site: Path) -> bytes:
             pdf, found = printed()
             if found == numbers:
                 return pdf
+            if "book-contents" not in document:
+                return pdf
             if attempt % 2 == 0:
                 numbers = found
                 page.evaluate(FILL, numbers)
@@ -246,15 +279,16 @@ def places(pdf: PdfReader) -> dict[str, int]:
     return {name: number + 1 for name, number in found.items() if number is not None}
 
 
-def make(site: Path, target: Path) -> int:
-    """Print the built book to ``target``; what is in the way is said in one line."""
+def make(site: Path, what: str = "", target: Path | None = None) -> int:
+    """Print the built book, a part or a chapter beside the site; what is in the way is said in one line."""
     start = time.monotonic()
+    target = target or site.with_name(f"kexue{'-' * bool(what)}{what.replace('/', '-')}.pdf")
     try:
         if browser.find() is None:
             raise ValueError(browser.MISSING)
         if not (site / "index.html").is_file():
             raise ValueError(f"no built book in {site}: make book comes first")
-        pdf = render(assemble(site), site)
+        pdf = render(assemble(site, what), site)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -262,5 +296,6 @@ def make(site: Path, target: Path) -> int:
     unfinished.write_bytes(pdf)
     unfinished.replace(target)
     pages = len(PdfReader(io.BytesIO(pdf)).pages)
-    print(f"The book is printed: {target}, {pages} pages, {len(pdf) / 1e6:.1f} MB, {time.monotonic() - start:.0f} s.")
+    printed = f"{what} is" if what else "The book is"
+    print(f"{printed} printed: {target}, {pages} pages, {len(pdf) / 1e6:.1f} MB, {time.monotonic() - start:.0f} s.")
     return 0

@@ -11,6 +11,8 @@ import pytest
 from pypdf import PdfReader
 
 from book_tools import browser, pdf
+from book_tools.building import SITE
+from book_tools.chapter import Chapter, contents
 
 
 def lacking():
@@ -67,9 +69,9 @@ def printed(text, page="chapters/one.html", pages=("chapters/one.html",)):
 def test_pages_stand_in_the_order_of_the_sidebar(site):
     entries = pdf.order(pdf.parse(INDEX))
     assert entries == [
-        pdf.Entry("chapters/one.html", "1. One & all", 1, "Numbers"),
-        pdf.Entry("pages/api.html", "The package", 1, "Reference"),
-        pdf.Entry("pages/reference/two.html", "two", 2, ""),
+        pdf.Entry("chapters/one.html", "1. One & all", 1, "Numbers", "Numbers"),
+        pdf.Entry("pages/api.html", "The package", 1, "Reference", "Reference"),
+        pdf.Entry("pages/reference/two.html", "two", 2, "", "Reference"),
     ]
     text = pdf.assemble(site)
     names = ["index", "chapters/one", "pages/api", "pages/reference/two"]
@@ -110,6 +112,21 @@ def test_a_link_to_nothing_is_refused(site, target, said):
         pdf.assemble(site)
 
 
+def test_a_part_and_a_chapter_are_assembled_alone(site):
+    part = pdf.assemble(site, "numbers")
+    assert re.findall(r'<article[^>]* id="([^"]+)"', part) == ["index", "chapters/one"]
+    assert "<h1>Numbers</h1><p>A book</p>" in part and ">By us</p>" in part and 'href="#chapters/one:why"' in part
+    assert 'href="#pages/api' not in part and "there</a>" not in part and "See there," in re.sub(r"<[^>]+>", "", part)
+    with pytest.raises(ValueError, match="letters is neither a part nor a chapter"):
+        pdf.assemble(site, "letters")
+
+
+def test_files_of_the_site_are_no_links_on_paper(site):
+    change(site, "chapters/one.html", "../pages/api.html#why", "../_static/licences.txt")
+    text = pdf.assemble(site)
+    assert "licences.txt" not in text and "See there," in re.sub(r"<[^>]+>", "", text)
+
+
 def cell(tag, fold):
     source, output = '<div class="cell_input"><pre>source</pre></div>', '<div class="cell_output"><pre>shown</pre></div>'
     inside = {"input": source, "cell": source + output, "helper": source}[fold]
@@ -142,7 +159,7 @@ def test_arrow_heads_keep_their_name():
 def test_without_a_browser_one_line_says_how_to_get_one(site, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KEXUE_CHROMIUM", str(tmp_path / "none"))
     assert browser.find() is None
-    assert pdf.make(site, tmp_path / "book.pdf") == 1
+    assert pdf.make(site, target=tmp_path / "book.pdf") == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "apt-get install chromium fonts-noto-cjk" in said and "brew install --cask chromium" in said
     with pytest.raises(FileNotFoundError, match="no Chromium"), browser.launch():
@@ -157,7 +174,7 @@ def test_the_browser_named_by_the_environment_is_taken(tmp_path, monkeypatch):
 
 @can_print
 def test_without_a_built_book_one_line_says_so(tmp_path, capsys):
-    assert pdf.make(tmp_path, tmp_path / "book.pdf") == 1
+    assert pdf.make(tmp_path, target=tmp_path / "book.pdf") == 1
     assert "make book comes first" in capsys.readouterr().err
 
 
@@ -175,7 +192,7 @@ def with_mathjax(site):
 def test_without_a_chinese_font_one_line_names_one(site, tmp_path, monkeypatch, capsys):
     change(site, "chapters/one.html", "科学空间", "\U00050000")  # a character that no font has
     monkeypatch.setattr(pdf, "CHINESE", "[\U00050000]")
-    assert pdf.make(site, tmp_path / "book.pdf") == 1
+    assert pdf.make(site, target=tmp_path / "book.pdf") == 1
     assert capsys.readouterr().err == pdf.NO_CHINESE + "\n" and not (tmp_path / "book.pdf").exists()
 
 
@@ -197,7 +214,7 @@ def test_strangers_and_cut_off_text_are_refused(with_mathjax, added, said):
 @can_print
 def test_a_small_book_is_printed(with_mathjax, tmp_path, capsys):
     target = tmp_path / "book.pdf"
-    assert pdf.make(with_mathjax, target) == 0
+    assert pdf.make(with_mathjax, target=target) == 0
     assert "4 pages" in capsys.readouterr().out
     book = PdfReader(io.BytesIO(target.read_bytes()))
     title, contents, chapter, package = (page.extract_text() for page in book.pages)
@@ -221,6 +238,24 @@ def test_a_small_book_is_printed(with_mathjax, tmp_path, capsys):
 
     fonts = [font.get_object() for page in book.pages for font in page["/Resources"].get("/Font", {}).values()]
     assert fonts and all(embedded(font) for font in fonts)
+
+
+@pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="the book is not built: run make book")
+@pytest.mark.parametrize("what", ["", *dict.fromkeys(name.split("/")[0] for name in contents()), *contents()])
+def test_the_real_book_its_parts_and_chapters_are_assembled(what):
+    text = pdf.assemble(SITE, what)
+    pages = re.findall(r'<article[^>]* id="chapters/([^"]+)"', text)
+    assert pages == [name for name in contents() if name.startswith(what)]
+    assert ("book-contents" in text) is ("/" not in what)
+
+
+@can_print
+@pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="the book is not built: run make book")
+def test_a_real_chapter_is_printed(tmp_path, capsys):
+    what = contents()[0]
+    assert pdf.make(SITE, what, tmp_path / "chapter.pdf") == 0, capsys.readouterr().err
+    book = PdfReader(tmp_path / "chapter.pdf")
+    assert len(book.pages) > 5 and Chapter.load(what).title.split()[0] in book.pages[0].extract_text()
 
 
 def embedded(font):
