@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -43,3 +44,9 @@ def snapshot(to: Path) -> None:
         if (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, to / name)
+
+
+def concerns(test: str, post: str) -> bool:
+    """Whether the parameters of a test begin with a post (``part/slug``), its module or its page."""
+    named = f"{post}|kexue.{post.replace('/', '.')}|chapters/{post}.html"
+    return bool(re.search(rf"\[(?:{named})(?![\w/])", test))

@@ -1,9 +1,10 @@
 """Property tests draw the same examples everywhere: 50 each, and 10,000 with ``make properties``. ``--post part/slug``: of one post."""
 
 import os
-import re
 
 from hypothesis import settings
+
+from book_tools.system import concerns
 
 settings.register_profile("kexue", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("release", settings.get_profile("kexue"), max_examples=10_000)
@@ -21,9 +22,3 @@ def pytest_collection_modifyitems(config, items):
         chosen = [item for item in items if item.path.name == own or concerns(item.nodeid, post)]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
-
-
-def concerns(test, post):
-    """Whether the parameters of a test begin with the post, its module or its page."""
-    named = f"{post}|kexue.{post.replace('/', '.')}|chapters/{post}.html"
-    return bool(re.search(rf"\[(?:{named})(?![\w/])", test))
