@@ -44,6 +44,41 @@ def test_everything_that_is_right_in_other_guises_passes_too():
     assert _check.device("d", "meta") == torch.device("meta") and _check.placement(None, torch.bfloat16) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_sums_may_be_off_by_the_rounding_of_dtype_and_length_and_no_more(dtype):
+    eps = torch.finfo(dtype).eps
+    for n in (2, 100, 50_257, 128_256):
+        tolerance = _check.sum_tolerance(eps, n)
+        for spread in (0.0, 5.0):
+            probs = (spread * torch.randn(n, generator=torch.Generator().manual_seed(n))).to(dtype).softmax(-1)
+            assert abs(probs.double().sum().item() - 1) <= tolerance
+        assert tolerance < 0.1 and tolerance <= 4 * eps * math.sqrt(n)
+    assert _check.sum_tolerance(eps, 2, 0.07) == 0.07
+
+
+def test_only_plain_tensors_may_be_kept():
+    plain = torch.zeros(2)
+    assert _check.keepable(plain, plain.double()) and not _check.keepable(plain, plain.to("meta"))
+    with torch.inference_mode():
+        assert not _check.keepable(torch.zeros(2))
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        assert not _check.keepable(torch.zeros(2))
+    seen = []
+    torch.func.grad(lambda x: (seen.append(_check.keepable(x)), x.sum())[1])(plain)
+    assert seen == [False] and not _check.keepable(torch.nn.Parameter(plain))
+
+
+def test_a_prefix_mask_has_no_hole_and_any_length():
+    other = torch.zeros(3, 4)
+    mask = torch.arange(4) < torch.tensor([0, 4, 2])[:, None]
+    assert _check.prefix_mask("mask", mask, (3, 4), "x", other) is mask
+    for wrong in (mask.flip(1), ~mask, torch.tensor([True, False, True, True]).expand(3, 4)):
+        with pytest.raises(ValueError, match=r"^mask must be True up to"):
+            _check.prefix_mask("mask", wrong, (3, 4), "x", other)
+    assert _check.prefix_mask("mask", mask.flip(1).to("meta"), (3, 4), "x", other.to("meta")).is_meta
+    assert torch.func.vmap(lambda m: _check.prefix_mask("mask", m, (4,), "x", other))(mask.flip(1)).shape == (3, 4)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [

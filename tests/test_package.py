@@ -1,5 +1,6 @@
 """The package as a whole: one post, one slug; light imports; examples in docstrings run."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -62,6 +63,31 @@ def test_importing_the_package_loads_nothing_heavy():
     imported = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
     assert "kexue" in imported
     assert not {name.split(".")[0] for name in imported} & {"torch", "numpy", "scipy", "matplotlib", "sklearn"}
+
+
+def test_dir_and_help_list_parts_and_modules_without_loading_torch():
+    code = (
+        "import sys, pydoc, kexue; text = pydoc.render_doc(kexue); print(*dir(kexue)); print(*dir(kexue.attention));"
+        "print('kexue.attention: position_encodings, rope' in text, 'torch' in sys.modules); print(kexue.attention.rope.__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert set(out[0].split()) >= {name.split("/")[0] for name in POSTS} | {"lab", "__version__"}
+    assert set(out[1].split()) >= {name.split("/")[1] for name in POSTS if name.startswith("attention/")}
+    assert out[2:] == ["True False", "kexue.attention.rope"]
+    with pytest.raises(AttributeError, match=r"^module 'kexue' has no attribute 'nonsense'$"):
+        kexue.nonsense  # noqa: B018
+    with pytest.raises(AttributeError, match=r"has no attribute '_hidden'"):
+        kexue._hidden  # noqa: B018
+
+
+@pytest.mark.parametrize("post", POSTS)
+def test_a_call_of_a_module_has_a_type(post):
+    """``__call__`` of PyTorch's modules is Any to a type checker; each class with a forward pass says what its own is."""
+    tree = ast.parse((ROOT / "kexue" / f"{post}.py").read_text(encoding="utf-8"))
+    for one in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        goes_forward = any(isinstance(part, ast.FunctionDef) and part.name == "forward" for part in one.body)
+        is_function = any(isinstance(base, ast.Attribute) and base.attr == "Function" for base in one.bases)
+        assert not goes_forward or is_function or "__call__ = forward" in ast.unparse(one), one.name
 
 
 def test_the_lab_loads_neither_torch_nor_scikit_learn_nor_matplotlib():

@@ -92,7 +92,7 @@ def rotary_cos_sin(positions: Tensor, freqs: Tensor, *, dtype: torch.dtype = tor
     _check.position_tensor("positions", positions)
     _check.floating("freqs", freqs, ndim=1)
     _check.floating_dtype("dtype", dtype)
-    if freqs.device.type != "cpu" or positions.is_meta:
+    if freqs.device.type != "cpu":
         _check.same_device("freqs", freqs, "positions", positions)
     place = _check.float64_device(positions.device)
     angles = positions.to(place, torch.float64).unsqueeze(-1) * freqs.to(place, torch.float64)

@@ -1057,3 +1057,65 @@ def test_nothing_draws_from_the_global_generator_after_construction() -> None:
         module(*heads(3, 3))
     SinusoidalPositions(4)(torch.zeros(2, 4))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- positions of rows, padded rows
+
+
+@pytest.mark.parametrize("mode", ["add", "multiply", "concat"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: LearnedPositions(9, 6, mode=m),
+        lambda m: LearnedPositions(3, 6, mode=m, alpha=0.4),
+        lambda m: SinusoidalPositions(6, mode=m),
+    ],
+)
+def test_positions_pick_the_rows_that_offsets_give(make, mode):
+    encoding = make(mode).double()
+    x = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = torch.stack([encoding(x[..., i % 4, None, :].clone(), offset=i)[..., 0, :] for i in range(9)], -2)
+    assert torch.equal(encoding(x, positions=torch.arange(4)), encoding(x))
+    assert torch.equal(encoding(x, positions=torch.arange(4)[None]), encoding(x))
+    assert torch.equal(encoding(x, positions=torch.tensor([4, 1, 6, 3])), whole[..., [4, 1, 6, 3], :])
+    both = torch.tensor([[0, 1, 2, 3], [8, 5, 2, 7]])
+    want = torch.stack([whole[i][:, row] for i, row in enumerate(both)])
+    torch.testing.assert_close(encoding(x, positions=both), want, rtol=0, atol=1e-15)
+
+
+def test_positions_without_a_vector_are_refused_by_name():
+    x = torch.ones(1, 2, 4)
+    for positions in (torch.tensor([0, 3]), torch.tensor([-1, 0])):
+        with pytest.raises(ValueError, match=r"^positions must lie in \[0, 2\], got"):
+            LearnedPositions(3, 4)(x, positions=positions)
+    with pytest.raises(TypeError, match=r"^positions must be an integer tensor, got torch.float32$"):
+        LearnedPositions(3, 4)(x, positions=torch.ones(2))
+    with pytest.raises(ValueError, match=r"^offset must be 0 when positions are given, got 1$"):
+        SinusoidalPositions(4)(x, positions=torch.ones(2), offset=1)
+
+
+def test_a_table_of_a_subclass_serves_positions_too():
+    class Steps(AbsolutePositions):
+        def table(self, length):
+            return torch.arange(float(length))[:, None].expand(length, self.dim)
+
+    assert Steps(2)(torch.zeros(3, 2), positions=torch.tensor([5, 0, 2]))[:, 0].tolist() == [5, 0, 2]
+    with pytest.raises(ValueError, match=r"^positions must lie in"):
+        Steps(2)(torch.zeros(1, 2), positions=torch.tensor([-1]))
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "kernel_size": 4}, {"padding_mode": "circular", "kernel_size": 5}])
+def test_the_border_of_a_padded_row_is_its_own(options):
+    layer = ConvPositions(3, **options).double()
+    x = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.arange(6) < torch.tensor([6, 3, 1, 0])[:, None]
+    out = layer(x.masked_fill(~mask[..., None], math.nan), mask=mask)
+    for i, n in enumerate((6, 3, 1, 0)):
+        torch.testing.assert_close(out[i, :n], layer(x[i, :n]))
+    assert out[~mask].isnan().all()  # as it came
+    left = mask.flip(1)
+    if not options:
+        torch.testing.assert_close(layer(x, mask=left)[1, 3:], layer(x[1, 3:]))
+    elif "padding_mode" in options:
+        with pytest.raises(ValueError, match=r"^mask must be True up to"):
+            layer(x, mask=left)

@@ -949,3 +949,83 @@ BAD_ROTARY_LINEAR = [
 def test_bad_rotated_linear_attention_is_refused_by_name(args, kwargs, error, name):
     with pytest.raises(error, match=rf"^{name}\b"):
         rotary_linear_attention(*args, **kwargs)
+
+
+# --- frequencies of one's own, positions of rows, two feature maps
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_own_frequencies_rotate_as_by_hand_and_survive_casts_and_copies(interleaved):
+    freqs = rope_frequencies(6) / 4
+    rotary = RotaryEmbedding(6, freqs=freqs.float(), interleaved=interleaved)
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    want = apply_rotary(x, *rotary_cos_sin(torch.arange(5), freqs.float(), dtype=torch.float64), interleaved=interleaved)
+    for twin in (rotary, rotary.half(), copy.deepcopy(rotary), pickle.loads(pickle.dumps(rotary))):  # noqa: S301
+        torch.testing.assert_close(twin(x), want, rtol=0, atol=1e-15)
+        torch.testing.assert_close(twin(x, torch.arange(5)), want, rtol=0, atol=1e-15)
+    assert not rotary.state_dict() and "freqs" in repr(rotary)
+    # Linear interpolation: a quarter of the frequencies at four times the position.
+    torch.testing.assert_close(RotaryEmbedding(6, freqs=freqs)(x, torch.arange(5) * 4), RotaryEmbedding(6)(x), rtol=0, atol=1e-14)
+    freqs.zero_()
+    assert rotary(x)[0, 1, 0] != x[0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: RotaryEmbedding(4, freqs=torch.ones(3)), ValueError, r"^freqs must have shape \(2,\), got \(3,\)$"),
+        (lambda: RotaryEmbedding(4, freqs=[1.0, 2.0]), TypeError, "^freqs must be a tensor, got list$"),
+        (lambda: RotaryEmbedding(4, freqs=torch.tensor([1, 2])), TypeError, "^freqs must be floating point"),
+        (lambda: RotaryEmbedding(4, freqs=torch.tensor([1, torch.nan])), ValueError, "^freqs must be finite"),
+        (lambda: RotaryEmbedding(4, freqs=torch.ones(2, requires_grad=True)), ValueError, "^freqs must not .*apply_rotary"),
+        (lambda: RotaryEmbedding(4, 500.0, freqs=torch.ones(2)), ValueError, "^base must be left out .* got 500.0$"),
+        (
+            lambda: RotaryEmbedding(4)(torch.ones(3, 4), 5),
+            TypeError,
+            "^positions must be a tensor, got int; did you mean offset=5",
+        ),
+        (
+            lambda: RotaryEmbedding(4)(torch.ones(2, 7, 3, 4), torch.ones(2, 7)),
+            ValueError,
+            r"^positions must have shape \(3,\), \(1, 3\) or \(2, 3\), got \(2, 7\); heads come before rows.*transpose\(1, 2\)",
+        ),
+    ],
+)
+def test_what_goes_wrong_with_positions_and_frequencies_says_what_to_do(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_positions_of_one_row_serve_the_batch():
+    x = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    places, rotary = torch.tensor([3, -1, 7, 0, 2]), RotaryEmbedding(4)
+    for rows in (places[None], places.expand(3, 5)):
+        assert torch.equal(rotary(x, rows), rotary(x, places))
+
+
+def test_linear_attention_may_map_queries_and_keys_differently_and_leaves_padding_out():
+    q, k, v = (torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in range(3))
+    got = rotary_linear_attention(q, k, v, RotaryEmbedding(4), feature_map=torch.exp, key_feature_map=torch.sigmoid)
+    turn = RotaryEmbedding(4)
+    scores, sums = turn(q.exp()) @ turn(k.sigmoid()).mT, (q.exp() @ k.sigmoid().mT).sum(-1, keepdim=True)
+    torch.testing.assert_close(got, scores @ v / sums)
+    real = torch.tensor([True, True, True, False, False])
+    for causal in (False, True):
+        short = rotary_linear_attention(*(x[:, : 5 if x is q and not causal else 3] for x in (q, k, v)), turn, is_causal=causal)
+        whole = rotary_linear_attention(q, k, v, turn, key_mask=real, is_causal=causal)
+        torch.testing.assert_close(whole[:, :3], short[:, :3])
+    one = torch.ones(1, 2, 2)
+    padded = rotary_linear_attention(
+        one, one, torch.tensor([[[1.0], [0.0]]]), RotaryEmbedding(2), key_mask=torch.tensor([True, False])
+    )
+    assert padded[0, 0] == 1  # one real key of value 1
+    with pytest.raises(ValueError, match=r"^key_mask must broadcast to \(2, 5\), got \(4,\)$"):
+        linear_attention(q, k, v, key_mask=torch.ones(4) > 0)
+
+
+def test_tables_of_a_fake_call_spoil_nothing_even_when_longer():
+    rotary, x = RotaryEmbedding(4), torch.ones(3, 4)
+    for length in (2, 9):
+        with torch._subclasses.fake_tensor.FakeTensorMode():
+            assert rotary(torch.empty(length, 4)).shape == (length, 4)
+        assert torch.equal(rotary(x), RotaryEmbedding(4)(x))

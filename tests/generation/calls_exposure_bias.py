@@ -36,7 +36,7 @@ CALLS: Calls = {
     "local_log_prob": (Site(lambda: chain() | given(labels=labels()) | padded(), rows="unary labels mask"),),
     "local_transitions": (Site(chain, rows="unary"),),
     "viterbi": (
-        Site(lambda: given(initial=real(2, 4), transitions=real(2, 3, 4, 4)) | padded(4), rows="initial transitions mask"),
+        Site(lambda: given(initial=real(2, 4), transitions=real(2, 2, 4, 4)) | padded(), rows="initial transitions mask"),
     ),
     "beam_search": (Site(lambda: given(step=bigram, beam_size=2, max_length=3, eos=0, mask=torch.tensor([True, True, False]))),),
     "random_replacement": (

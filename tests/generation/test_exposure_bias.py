@@ -939,3 +939,101 @@ def test_bad_penalties_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=f"^{name} "):
         gradient_penalty(*arguments, **options)
+
+
+# --- padded batches, common offsets, autocast, fused kernels
+
+
+def padded(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    unary, pairwise = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in ((5, 4, 3), (3, 3)))
+    return unary, pairwise, torch.randint(3, (5, 4), generator=g), torch.arange(4) < torch.tensor([4, 3, 2, 1, 0])[:, None]
+
+
+@pytest.mark.parametrize("function", [path_score, global_log_prob, local_log_prob])
+def test_a_padded_batch_is_its_rows_one_by_one(function):
+    unary, pairwise, labels, mask = padded()
+    got = function(unary.masked_fill(~mask[..., None], math.nan), pairwise, labels.masked_fill(~mask, -100), mask=mask)
+    alone = [function(unary[i, None, :n], pairwise, labels[i, None, :n]).item() for i, n in enumerate((4, 3, 2, 1))]
+    torch.testing.assert_close(got, torch.tensor([*alone, 0.0], dtype=torch.float64), rtol=1e-13, atol=1e-13)
+
+
+def test_viterbi_and_the_beam_of_a_padded_batch_are_those_of_its_rows():
+    unary, pairwise, _, mask = padded()
+    initial, steps = local_transitions(unary, pairwise)
+    path, score = viterbi(initial, steps.masked_fill(~mask[:, 1:, None, None], math.nan), mask=mask)
+    assert path[~mask].eq(-1).all() and path[4].eq(-1).all() and score[4] == 0
+    for i, n in enumerate((4, 3, 2, 1)):
+        alone, best = viterbi(initial[i, None], steps[i, None, : n - 1])
+        assert path[i, :n].tolist() == alone[0].tolist() and score[i].item() == pytest.approx(best.item(), rel=1e-13)
+
+        def step(prefixes, i=i):
+            return initial[i, None] if prefixes.shape[1] == 0 else steps[i, prefixes.shape[1] - 1][prefixes[:, -1]]
+
+        assert beam_search(step, 9, 4, mask=mask[i]) == beam_search(step, 9, n)
+    assert beam_search(step, 2, 4, mask=mask[4]) == [([], 0.0)]
+
+
+@pytest.mark.parametrize("function", [path_score, global_log_prob, local_log_prob])
+def test_a_mask_with_a_hole_is_refused_by_name(function):
+    unary, pairwise, labels, mask = padded()
+    mask[0, 1] = False
+    with pytest.raises(ValueError, match=r"^mask must be True up to some place .* a hole$"):
+        function(unary, pairwise, labels, mask=mask)
+    with pytest.raises(ValueError, match=r"^labels must lie in"):
+        function(unary, pairwise, labels.masked_fill(torch.arange(4) == 0, -100), mask=torch.arange(4) < torch.ones(5, 1))
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4, 1e5, 1e6])
+def test_a_common_offset_costs_no_digit_in_float32(offset):
+    unary, pairwise, labels, _ = padded()
+    unary, pairwise = ((8 * x).round().div(8).float() for x in (unary, pairwise))  # exact next to the offset
+    for function in (global_log_prob, local_log_prob):
+        want = function(unary.double(), pairwise.double(), labels).float()
+        for shifted in ((unary + offset, pairwise), (unary, pairwise - offset), (unary - offset, pairwise + offset)):
+            torch.testing.assert_close(function(*shifted, labels), want, rtol=2e-6, atol=2e-6)
+    steps = pairwise + unary[:, 1:, None, :]
+    assert torch.equal(viterbi(unary[:, 0] + offset, steps + offset)[0], viterbi(unary[:, 0].double(), steps.double())[0])
+
+
+def test_under_autocast_dtypes_are_promoted_and_results_are_float32():
+    unary, pairwise, labels, _ = padded()
+    unary, pairwise = unary.bfloat16(), pairwise.float()
+    for function in (path_score, global_log_prob, local_log_prob):
+        with pytest.raises(TypeError, match=r"^pairwise must have the dtype of unary"):
+            function(unary, pairwise, labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = function(unary, pairwise, labels)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, function(unary.float(), pairwise, labels))
+
+
+def test_the_penalty_has_the_dtype_of_the_loss_and_names_the_remedy_for_fused_kernels():
+    x = torch.full((8,), 2.0, dtype=torch.float16, requires_grad=True)
+    penalty = gradient_penalty((180.0 * x.float()).sum() * 2, x)
+    assert penalty.dtype == torch.float32 and penalty == 8 * 360.0**2 / 2
+    q = torch.randn(1, 2, 4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def penalised():
+        return gradient_penalty(torch.nn.functional.scaled_dot_product_attention(q, q, q).square().sum(), q)
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        wanted = penalised()
+        wanted.backward()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        fused = penalised()
+    torch.testing.assert_close(fused, wanted)  # the value is right, its derivative does not exist
+    with pytest.raises(RuntimeError, match=r"^loss must be twice differentiable.*SDPBackend\.MATH"):
+        fused.backward()
+
+
+def test_marginals_are_one_hot_minus_gradient():
+    unary, pairwise, labels, mask = padded()
+    unary.requires_grad_()
+    global_log_prob(unary, pairwise, labels, mask=mask).sum().backward()
+    marginals = torch.nn.functional.one_hot(labels, 3) * mask[..., None] - unary.grad
+    paths = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    probs = global_log_prob(unary[:1].expand(81, -1, -1), pairwise, paths).exp().detach()
+    counted = torch.stack([(probs[:, None] * (paths == v)).sum(0) for v in range(3)], -1)
+    torch.testing.assert_close(marginals[0], counted)
+    torch.testing.assert_close(marginals.sum(-1), mask.double())
