@@ -240,7 +240,12 @@ def default_name(cell: nodes.Element, numbers: Numbers, first: bool) -> str:
     if figure is not None:
         return f"Code of Fig. {numbers.of('figure', figure['ids'][0])}".removesuffix(" Fig. ") or "Code of the figure"
     if exercises:
-        return f"Check of exercise {' and '.join(exercises)}: holds the answer"
+        *others, last = exercises
+        return (
+            f"Checks of exercises {', '.join(others)} and {last}: hold the answers"
+            if others
+            else f"Check of exercise {last}: holds the answer"
+        )
     if first and re.match(r"(?:import|from) ", code):
         return "Imports"
     return "Code"

@@ -187,6 +187,11 @@ def test_what_an_exercise_answers_is_marked_as_an_attempt():
         ("import numpy as np", {}, "Imports"),
         ("import numpy as np", {"mystnb": {"code_prompt_show": "Tools"}}, "Tools"),
         ('check = exercise(\n    "ex-a", 2)', {}, "Check of exercise 3.2: holds the answer"),
+        (
+            'a, b, c = exercise("ex-a", 2), exercise("ex-b", 3), exercise("ex-a", 4)',
+            {},
+            "Checks of exercises 3.2, ex-b and 3.2: hold the answers",
+        ),
         ("x = 1", {}, "Code"),
     ],
 )
