@@ -21,7 +21,7 @@ from book_tools.chapter import ROOT
 from book_tools.form import faults, warnings
 from book_tools.new import files_of, to_fill_in
 
-PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist")
 NBVAL = ("--nbval", "--nbval-current-env")
 # Tests over all posts, of which those are run that concern the one.
 OVER_ALL = (

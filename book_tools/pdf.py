@@ -263,7 +263,7 @@ def render(document: str, site: Path) -> bytes:
             pdf, found = printed()
             if found == numbers:
                 return pdf
-            if "book-contents" not in document:
+            if '<nav class="book-contents">' not in document:
                 return pdf
             if attempt % 2 == 0:
                 numbers = found

@@ -1,8 +1,8 @@
 """``python -m book_tools.quick part/slug ARGUMENTS``: Jupyter Book with ARGUMENTS, for the page of one chapter in a stage that was whole.
 
-Left out is what only the rest of the book needs: the overviews that show the chapter, stubs of the reference, figure numbers of other
-chapters, editions and licences. The next whole build does it all. Sphinx has no options for these, so its functions are replaced here,
-in this process alone.
+Left out is what only the rest of the book needs: the overviews that show the chapter, stubs and sources of the reference, the index,
+figure numbers of other chapters, editions and licences. The next whole build does it all. Sphinx has no options for these, so its
+functions are replaced here, in this process alone.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jupyter_book.sphinx
 import sphinx.ext.autosummary
+import sphinx.ext.viewcode
 from jupyter_book.cli.main import main
+from sphinx.builders.html import StandaloneHTMLBuilder
 from sphinx.environment import BuildEnvironment
 from sphinx.environment.collectors.toctree import TocTreeCollector
 from sphinx.util.docutils import new_document
@@ -24,11 +26,14 @@ from sphinx.util.docutils import new_document
 from book_tools import pages, reader, site
 from book_tools.chapter import Chapter, book
 
-LEFT_OUT: dict[ModuleType, tuple[str, ...]] = {
+LEFT_OUT: dict[Any, tuple[str, ...]] = {
     sphinx.ext.autosummary: ("process_generate_options",),
+    sphinx.ext.viewcode: ("collect_pages",),
+    StandaloneHTMLBuilder: ("gen_indices",),
     pages: ("outdated", "drop_stale_reference"),
     site: ("drop_stale", "ship_mathjax", "ship_licences", "ship_sitemap"),
 }
+START = time.time()
 _number_all = TocTreeCollector.assign_figure_numbers
 
 
@@ -53,11 +58,21 @@ def only(docname: str) -> None:
             path = Path(app.outdir) / "_sources" / f"{docname}.ipynb"
             path.write_text(reader.dumps(reader.edition(chapter, book(), site.repository())), encoding="utf-8")
 
+    def ship_icons(app: Any, exception: Exception | None) -> None:
+        """The icons are there; a fresh page does not load the script that would draw them."""
+        for path in Path(app.outdir).rglob("*.html"):
+            if path.stat().st_mtime >= START:
+                path.write_text(site.without_icon_script(path.read_text(encoding="utf-8")), encoding="utf-8")
+        static = Path(app.outdir) / "_static"
+        for leftover in [*static.rglob("*.map"), *static.rglob("fontawesome.js*")]:
+            leftover.unlink(missing_ok=True)
+
     def nothing(*_: Any) -> Any:
         return []
 
     setattr(TocTreeCollector, "assign_figure_numbers", number_one)  # noqa: B010
     setattr(site, "ship_editions", ship_edition)  # noqa: B010
+    setattr(site, "ship_icons", ship_icons)  # noqa: B010
     for module, names in LEFT_OUT.items():
         for name in names:
             setattr(module, name, nothing)

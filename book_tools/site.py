@@ -151,6 +151,10 @@ def ship_licences(app: Sphinx, exception: Exception | None) -> None:
     (Path(app.outdir) / "_static" / "licences.txt").write_text(rule.join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
+def without_icon_script(page: str) -> str:
+    return re.sub(r"\s*<(?:link|script)[^>]*fontawesome[^>]*>(?:</script>)?", "", page)
+
+
 def ship_icons(app: Sphinx, exception: Exception | None) -> None:
     """The two dozen icons that the pages show, as masks in a small style sheet, instead of the theme's script with two thousand."""
     if exception is not None or app.builder.format != "html":
@@ -162,7 +166,7 @@ def ship_icons(app: Sphinx, exception: Exception | None) -> None:
     for path in Path(app.outdir).rglob("*.html"):
         page = path.read_text(encoding="utf-8")
         used.update(re.findall(r"\bfa-([a-z-]+)", page))
-        path.write_text(re.sub(r"\s*<(?:link|script)[^>]*fontawesome[^>]*>(?:</script>)?", "", page), encoding="utf-8")
+        path.write_text(without_icon_script(page), encoding="utf-8")
     rules = [
         "/*! Icons: Font Awesome Free 6 by @fontawesome - https://fontawesome.com, CC BY 4.0 */",
         ":is(.fa-solid, .fas, .fa-brands, .fab)::before { content: ''; display: inline-block; width: 1.25em; height: 1em; "
