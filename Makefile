@@ -31,7 +31,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help new check book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check links serve notebook author lock clean
+.PHONY: help new check book pdf test lint chapters execute portable oldest properties mutate digits abuse surroundings bench bench-book bench-check release links serve notebook author lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,9 @@ bench-book: $(READY) ## measure what the book costs to build and to test, with 5
 
 bench-check: $(READY) ## name what became slower between two results, files or folders (OLD=... NEW=...)
 	@$(PY) -m benchmarks check $(OLD) $(NEW)
+
+release: ## everything that is tried and measured before a version is published, in turn (hours)
+	.ci/release
 
 links: $(READY) ## look whether the external links of the book are alive (needs the network)
 	@$(PY) -m book_tools links
