@@ -51,6 +51,11 @@
       if (box.localName === "details" && !box.open) closed = box.open = true;
     }
     for (const box of inside) box.open = true;
+    const solution = target.parentElement.closest(".toggle-hidden");
+    if (solution) {
+      solution.querySelector(".toggle-button")?.click();
+      closed = true;
+    }
     if (closed) target.scrollIntoView();
   };
   addEventListener("hashchange", reveal);
