@@ -160,8 +160,11 @@ class RateDecomposition(NamedTuple):
         marginal_kl: :math:`KL(p(z)\|N(0,I))` of the aggregate posterior, scalar; ``rate - mutual_information``.
         total_correlation: :math:`KL(p(z)\|\prod_j p(z_j))`, scalar: how far the coordinates are from independent.
         dimension_kl: :math:`KL(p(z_j)\|N(0,1))`, shape ``(d,)``; sums to ``marginal_kl - total_correlation``.
-        rate_se, mutual_information_se, marginal_kl_se, total_correlation_se, dimension_kl_se: standard errors over the draws, for
-            these N data points.
+        rate_se: standard error of ``rate`` over the draws, for these N data points.
+        mutual_information_se: that of ``mutual_information``.
+        marginal_kl_se: that of ``marginal_kl``.
+        total_correlation_se: that of ``total_correlation``.
+        dimension_kl_se: those of ``dimension_kl``, shape ``(d,)``.
     """
 
     rate: Tensor
