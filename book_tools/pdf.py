@@ -52,7 +52,7 @@ FIT = """async () => {
   await document.fonts.ready;
   const shrink = (box, inner, room) => {
     const ratio = room / inner.getBoundingClientRect().width;
-    if (ratio < 1) box.style.fontSize = 0.99 * ratio * (parseFloat(box.style.fontSize) || 100) + "%";
+    if (ratio < 1) box.style.fontSize = 0.99 * ratio * parseFloat(getComputedStyle(box).fontSize) + "px";
   };
   for (const box of document.querySelectorAll("mjx-container")) {
     if (box.hasAttribute("display")) shrink(box, box.firstElementChild, box.clientWidth);
