@@ -1,10 +1,10 @@
 """The whole book as one PDF, or a part of it, or a chapter: the built pages put together in one document, which a headless Chromium prints.
 
-Title page, contents, then every page of the table of contents in its order (a chapter alone has neither title page nor contents). The
-first printing shows on which page each section begins, the second has these numbers in its contents. Every id carries the name of its
-page, so that links between pages stay links. What a page folds away is decided here: solutions and remarks are open, with the code that
-shows something; other folded code is left out. The browser is served this document and the files of the site; any other request is an
-error.
+Title page, contents, then every page of the table of contents in its order (a chapter alone has neither title page nor contents). Part by
+part is printed, for a browser that lays out the whole book at once needs many times the memory, and the pieces are bound; the title page
+with the contents comes last, when the page numbers are known. Every id carries the name of its page, so that links between pages stay
+links. What a page folds away is decided here: solutions and remarks are open, with the code that shows something; other folded code is
+left out. The browser is served this document and the files of the site; any other request is an error.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, Tag
-from playwright.sync_api import Route
-from pypdf import PdfReader
+from playwright.sync_api import Browser, Route
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject, NameObject, NullObject, TextStringObject
 
 from book_tools import browser
 
 ORIGIN = "http://kexue.invalid/"
+INSIDE = "http://inside.invalid/"  # how a link to another piece is printed, until the pieces are bound
+PIECE = "<!-- piece -->"  # between title page with contents, and parts
 STYLE = Path(__file__).with_name("assets") / "print.css"
 WIDTH = 596  # pixels: the text block of print.css, 158 mm
 NO_CHINESE = "no font with Chinese characters found; Debian and Ubuntu: apt-get install fonts-noto-cjk"
@@ -200,7 +203,11 @@ def assemble(site: Path, what: str = "") -> str:
         if entry.part:
             tag.insert(0, parse(f'<h1 class="part">{html.escape(entry.part)}</h1>'))
         articles.append(tag)
-    body = "".join([*([str(front), contents(entries, articles)] if front else []), *map(str, articles)])
+    parts = [
+        f"{PIECE * bool(entry.part and (front or tag is not articles[0]))}{tag}"
+        for entry, tag in zip(entries, articles, strict=True)
+    ]
+    body = "".join([*([str(front), contents(entries, articles)] if front else []), *parts])
     missing = set(re.findall(r'\bhref="#([^"]+)"', body)) - set(re.findall(r'\bid="([^"]+)"', body))
     if missing:
         raise ValueError(f"links to what is not in the book: {', '.join(sorted(missing))}")
@@ -229,6 +236,43 @@ def cover(index: BeautifulSoup, title: str, book: set[str], part: str) -> Tag:
 
 def render(document: str, site: Path) -> bytes:
     """The document printed, with page numbers in its contents; ValueError for a request beyond the site and for what would be cut off."""
+    head, _, body = document.partition("<body>")
+    texts = body.removesuffix("</body></html>").split(PIECE)
+    if len(texts) == 1:
+        with browser.launch() as chromium:
+            return printed(chromium, document, site)
+    wanted = set(re.findall(r'\bhref="#([^"]+)"', body))
+    title = re.search(r"<title>(.*?)</title>", head)
+    usual = (
+        f"@page :first {{ @top-left {{ content: {json.dumps(html.unescape(title[1] if title else ''), ensure_ascii=False)} }} "
+    )
+    usual += "@bottom-center { content: counter(page) } }"
+
+    def piece(text: str, before: int) -> str:
+        """A document of its own: links lead out of it, and each place that is linked to from anywhere can be found in it."""
+        own = [f'<a href="#{name}"></a>' for name in dict.fromkeys(re.findall(r'\bid="([^"]+)"', text)) if name in wanted]
+        style = f"<style>html {{ counter-reset: page {before} }} {usual}</style>" if before else ""
+        away = text.replace('href="#', f'href="{INSIDE}#')
+        return f"{head}{style}<body>{away}<nav hidden>{''.join(own)}</nav></body></html>"
+
+    with browser.launch() as chromium:
+        front = PdfReader(io.BytesIO(printed(chromium, piece(texts[0], 0), site)))
+        parts, count = list[PdfReader](), len(front.pages)
+        for text in texts[1:]:
+            parts.append(PdfReader(io.BytesIO(printed(chromium, piece(text, count), site))))
+            count += len(parts[-1].pages)
+        before, numbers = len(front.pages), dict[str, int]()
+        for part in parts:
+            numbers |= {name: number + before for name, number in places(part).items()}
+            before += len(part.pages)
+        final = PdfReader(io.BytesIO(printed(chromium, piece(texts[0], 0), site, numbers)))
+    if len(final.pages) != len(front.pages):
+        raise ValueError("the page numbers of the contents move the pages")
+    return bound([final, *parts])
+
+
+def printed(chromium: Browser, document: str, site: Path, numbers: dict[str, int] | None = None) -> bytes:
+    """What the browser prints of one document, with the page numbers of its contents where they are known."""
     strays: list[str] = []
 
     def serve(route: Route) -> None:
@@ -241,12 +285,8 @@ def render(document: str, site: Path) -> bytes:
             strays.append(route.request.url)
             route.abort()
 
-    def printed() -> tuple[bytes, dict[str, int]]:
-        pdf = page.pdf(prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
-        return pdf, places(PdfReader(io.BytesIO(pdf)))
-
-    with browser.launch() as chromium:
-        page = chromium.new_page(viewport={"width": WIDTH, "height": 1000})
+    page = chromium.new_page(viewport={"width": WIDTH, "height": 1000})
+    try:
         page.route("**/*", serve)
         page.emulate_media(media="print", color_scheme="light")
         page.goto(ORIGIN, timeout=0)
@@ -257,18 +297,38 @@ def render(document: str, site: Path) -> bytes:
             raise ValueError(
                 "\n".join([*(f"not in the site: {url}" for url in strays), *(f"wider than a page: {what}" for what in cut)])
             )
-        numbers: dict[str, int] = {}
-        # The numbers of the contents may move the pages they name, and Chromium breaks a page now here, now there in turn.
-        for attempt in range(6):
-            pdf, found = printed()
-            if found == numbers:
-                return pdf
-            if '<nav class="book-contents">' not in document:
-                return pdf
-            if attempt % 2 == 0:
-                numbers = found
-                page.evaluate(FILL, numbers)
-    raise ValueError("the page numbers of the contents keep moving the pages")
+        if numbers:
+            page.evaluate(FILL, numbers)
+        return page.pdf(prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
+    finally:
+        page.close()  # and its memory is free for the next piece
+
+
+def bound(pieces: list[PdfReader]) -> bytes:
+    """The pieces in one file: outlines one after the other, and links between them as links."""
+    writer, before = PdfWriter(), 0
+    targets: dict[str, tuple[int, Any, Any]] = {}
+    for piece in pieces:
+        for name, place in piece.named_destinations.items():
+            number = piece.get_destination_page_number(place)
+            if number is not None:
+                targets[str(name).removeprefix("/")] = number + before, place.left, place.top
+        writer.append(piece, import_outline=True)
+        before += len(piece.pages)
+    writer.get_named_dest_root().clear()  # their pages were counted in the pieces
+    for name, (number, left, top) in sorted(targets.items()):
+        where = [writer.pages[number].indirect_reference, NameObject("/XYZ"), left, top, NullObject()]
+        writer.add_named_destination_array(TextStringObject(name), ArrayObject(where))
+    for page in writer.pages:
+        for note in (each.get_object() for each in page.get("/Annots", ())):
+            address = str(note.get("/A", {}).get("/URI", ""))
+            if address.startswith(INSIDE):
+                del note["/A"]
+                note[NameObject("/Dest")] = TextStringObject(unquote(address.partition("#")[2]))
+    writer.compress_identical_objects()
+    target = io.BytesIO()
+    writer.write(target)
+    return target.getvalue()
 
 
 def places(pdf: PdfReader) -> dict[str, int]:

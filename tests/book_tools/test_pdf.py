@@ -189,10 +189,10 @@ def with_mathjax(site):
 
 
 @can_print
-def test_without_a_chinese_font_one_line_names_one(site, tmp_path, monkeypatch, capsys):
-    change(site, "chapters/one.html", "科学空间", "\U00050000")  # a character that no font has
+def test_without_a_chinese_font_one_line_names_one(with_mathjax, tmp_path, monkeypatch, capsys):
+    change(with_mathjax, "chapters/one.html", "科学空间", "\U00050000")  # a character that no font has
     monkeypatch.setattr(pdf, "CHINESE", "[\U00050000]")
-    assert pdf.make(site, target=tmp_path / "book.pdf") == 1
+    assert pdf.make(with_mathjax, target=tmp_path / "book.pdf") == 1
     assert capsys.readouterr().err == pdf.NO_CHINESE + "\n" and not (tmp_path / "book.pdf").exists()
 
 
