@@ -123,7 +123,7 @@ bench: $(READY) ## measure the package against its peers (installs them: the ext
 	@$(PY) $(PIP) install --quiet --constraint requirements.txt --no-build-isolation --editable '.[bench]'
 	@$(PY) -m benchmarks run $(MEASURED)
 
-bench-book: $(READY) ## measure what the book costs to build and to test, with 5, 35 and 100 chapters (a quarter of an hour)
+bench-book: $(READY) ## measure what the book costs to build, prove and print, with 5 and 35 chapters (a quarter of an hour)
 	@$(PY) -m benchmarks book
 
 bench-check: $(READY) ## name what became slower between two results, files or folders (OLD=... NEW=...)

@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     checks.add_argument("old", type=Path)
     checks.add_argument("new", type=Path)
     books = commands.add_parser("book", help="measure what building and testing the book costs")
-    books.add_argument("--chapters", type=int, nargs="+", default=[5, 35, 100], help="sizes of the book, reached with copies")
+    books.add_argument("--chapters", type=int, nargs="+", default=[5, 35], help="sizes of the book, reached with copies")
     books.add_argument("--no-tests", dest="tests", action="store_false", help="only the builds")
     books.add_argument("--output", type=Path, help="result file (default: results/book.json)")
     given = parser.parse_args(arguments)
