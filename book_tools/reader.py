@@ -101,7 +101,8 @@ def dumps(notebook: notebooks.Notebook) -> str:
 
 
 def numbering(chapters: list[Chapter]) -> dict[str, str]:
-    """What the book prints for each label: 3.8 for an equation, Fig. 3.2, Exercise 3.1, Theorem 3.1; keys are ``part/slug#label``."""
+    """What the book prints for each label: 3.8 for an equation, Fig. 3.2, Exercise 3.1, Theorem 3.1, a heading; keys are
+    ``part/slug#label``."""
     found: dict[str, str] = {}
     for place, chapter in enumerate(chapters, 1):
         for count, label in enumerate(dict.fromkeys(chapter.labels), 1):
@@ -118,6 +119,8 @@ def numbering(chapters: list[Chapter]) -> dict[str, str]:
         ):
             labels = re.findall(rf"\{{{kind}\}}[^\n]*\n:label: ([\w-]+)", chapter.markdown)
             found |= {f"{chapter.name}#{label}": f"{name} {place}.{count}" for count, label in enumerate(labels, 1)}
+        headings = re.findall(r"^\(([\w-]+)\)=\n+#+ (.+)$", chapter.markdown, re.MULTILINE)
+        found |= {f"{chapter.name}#{label}": f"“{title.strip()}”" for label, title in headings}
     return found
 
 

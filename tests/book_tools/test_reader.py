@@ -90,6 +90,13 @@ def test_each_form_of_the_book_becomes_plain(text, expected):
     assert shown(text) == expected
 
 
+def test_a_reference_to_a_section_shows_its_heading():
+    own = chapter(edit=lambda cells: cells[1].update(source=cells[1]["source"] + "\n\n(here)=\n## A section\n"))
+    everything = [*BEFORE, own]
+    numbers = reader.numbering(everything)
+    assert reader.plain("{ref}`here`, {ref}`that one <here>`", own, everything, numbers) == "“A section”, that one"
+
+
 def test_what_the_edition_cannot_show_is_named():
     with pytest.raises(ValueError, match="no form for the directive figure"):
         shown("```{figure} a.png\n```")
