@@ -31,8 +31,8 @@ OVER_ALL = (
     "tests/book_tools/test_chapters.py",
 )
 LOOKS = (
-    "tests/book_tools/test_browser.py::test_page_at_desktop_width",
-    "tests/book_tools/test_browser_narrow.py::test_page_at_telephone_width",
+    "tests/book_tools/test_browser.py::test_page_at_both_widths",
+    "tests/book_tools/test_browser_narrow.py::test_page_at_both_widths",
 )
 
 

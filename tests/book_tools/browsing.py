@@ -1,6 +1,7 @@
 """The built book in a real browser, opened from disk: what a page must be like, whatever its content.
 
-``visit`` loads one page at one width, looks at it in light and in dark, and returns complaints that name page, width, scheme and element.
+``visit`` loads one page, looks at it at both widths, in light and in dark, and returns complaints that name page, width, scheme and
+element.
 """
 
 import functools
@@ -22,6 +23,8 @@ WIDE, NARROW = 1280, 390
 WEIGHT = 700  # KB a chapter may send over the wire, MathJax apart
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 COLOURS = ["color-contrast", "link-in-text-block"]  # the rules that another scheme can break
+# Both widths and schemes, and what axe looks for in each: everything once a width, what a scheme can break in the other scheme too.
+STEPS = ((WIDE, "light", COLOURS), (WIDE, "dark", TAGS), (NARROW, "dark", None), (NARROW, "light", TAGS))
 HARMLESS: set[str] = set()  # console messages by their exact text, each with its reason
 
 if not PAGES:
@@ -217,23 +220,33 @@ def address(page):
 
 
 def visit(page, url, *steps):
-    """Complaints about a page. A step is a scheme and what axe then looks for; the formulas are emptied before axe comes."""
-    name, width, found = url.removeprefix(SITE.as_uri() + "/"), page.viewport_size["width"], []
-    page.emulate_media(color_scheme=steps[0][0])
+    """Complaints about a page, loaded once. A step is a width, a scheme and what axe then looks for; the formulas are emptied before axe
+    comes."""
+    name, found, usual = url.removeprefix(SITE.as_uri() + "/"), [], page.viewport_size["width"]
+    _show(page, *steps[0][:2])
     with Journal(page) as journal:
         page.goto(url)
         page.evaluate(SETTLE)
-        looks = [(scheme, LOOK, None) for scheme, _ in steps]
-        judgements = [(scheme, AXE, rules) for scheme, rules in reversed(steps) if rules]
-        for scheme, script, argument in [*looks, (None, THIN, None), (None, AXE_SCRIPT + ";[]", None), *judgements]:
-            if scheme:
-                page.emulate_media(color_scheme=scheme)
-                page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        looks = [(width, scheme, LOOK, None) for width, scheme, _ in steps]
+        judgements = [(width, scheme, AXE, rules) for width, scheme, rules in reversed(steps) if rules]
+        thinning = [(*looks[-1][:2], THIN, None), (*looks[-1][:2], AXE_SCRIPT + ";[]", None)]
+        for width, scheme, script, argument in [*looks, *thinning, *judgements]:
+            _show(page, width, scheme)
+            page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
             found += [f"{name} at {width} px, {scheme}: {complaint}" for complaint in page.evaluate(script, argument) or []]
-        found += [f"{name} at {width} px: {complaint}" for complaint in journal.complaints]
+        found += [f"{name}: {complaint}" for complaint in journal.complaints]
         if name in CHAPTERS:
-            found += [f"{name} at {width} px: {complaint}" for complaint in slow(page) + heavy(journal.loaded)]
+            found += [f"{name}: {complaint}" for complaint in slow(page) + heavy(journal.loaded)]
+    page.set_viewport_size({"width": usual, "height": 800})
     return found
+
+
+def _show(page, width, scheme):
+    """The page at a width and in a scheme; where the width changes, everything settles anew."""
+    if page.viewport_size["width"] != width:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate(SETTLE)
+    page.emulate_media(color_scheme=scheme)
 
 
 def slow(page):

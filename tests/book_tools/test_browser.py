@@ -1,14 +1,13 @@
-"""The built book in a real browser at desktop width, and what is asked once of the whole site; ``browsing`` says what is looked at."""
+"""Every other page of the built book in a real browser, and what is asked once of the whole site; ``browsing`` says what is looked at."""
 
 import random
 
 import pytest
 from browsing import (
     CHAPTERS,
-    COLOURS,
     PAGES,
     SETTLE,
-    TAGS,
+    STEPS,
     WEIGHT,
     WIDE,
     Journal,
@@ -29,9 +28,9 @@ def page():
         yield page
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_at_desktop_width(page, name):
-    found = visit(page, address(name), ("light", COLOURS), ("dark", TAGS))
+@pytest.mark.parametrize("name", PAGES[::2])
+def test_page_at_both_widths(page, name):
+    found = visit(page, address(name), *STEPS)
     assert not found, report(found)
 
 
@@ -217,7 +216,7 @@ BAD = """<!doctype html><html lang="en"><title>Bad</title><script>
 
 def test_a_bad_page_meets_every_complaint(page, tmp_path):
     (tmp_path / "bad.html").write_text(BAD, encoding="utf-8")
-    said = report(visit(page, (tmp_path / "bad.html").as_uri(), ("light", COLOURS), ("dark", TAGS)))
+    said = report(visit(page, (tmp_path / "bad.html").as_uri(), *STEPS[:2]))
     for word in (
         "not loaded: file:///",
         "asks another machine for https://example.invalid/far.png",
