@@ -14,9 +14,9 @@ from book_tools.state import Json
 
 ROW, LEFT, WIDTH = 20, 330, 700  # of the chart, in pixels
 GOALS = {  # at the largest book of the table; of the tests, at the smallest
-    "build_s": "Seconds of a whole build",
-    "unchanged_s": "Seconds of a build with nothing changed",
-    "page_s": "Seconds from an edited chapter to its page, its execution apart",
+    "build_s": "Seconds of a whole build (CPU; it is one process)",
+    "unchanged_s": "Seconds of a build with nothing changed (CPU)",
+    "page_s": "Seconds from an edited chapter to its page, its execution apart (CPU)",
     "check_beyond_execution_s": "Seconds to prove one chapter alone, beyond those of its execution",
     "print_s": "Seconds to print the whole book",
     "print_gb": "Memory while it is printed, GB",
