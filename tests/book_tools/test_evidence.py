@@ -161,7 +161,7 @@ def test_the_cost_of_the_book_shows_its_goals(whole):
     whole("book", {name: CPU[name] for name in ("date", "machine", "versions")} | {"builds": {"5": times}, "goals": goals})
     text = evidence.trust_markdown([])
     assert "| 5 | 3 s | 3 s | 3 s | 3 s |" in text and "printed, GB | failed | 6 | **missed** |" in text
-    assert "its execution apart | 3.4 | 10 | met |" in text
+    assert "its execution apart (CPU) | 3.4 | 10 | met |" in text
     assert "kernels and imports (CPU) | 0.4 | 0.35 | **missed** |" in text
 
 
