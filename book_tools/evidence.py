@@ -342,7 +342,8 @@ def mutation_lines(found: Results) -> list[str]:
         "result of each public function is scaled, shifted and negated.",
         "",
         f"**{total('noticed'):,} of {total('mutants'):,} changes of formulas** were noticed; {total('explained')} more change nothing, for "
-        f"a reason that their cell states. Of {total('labels')} labelled equations, {total('labels_sharp')} notice every change. Of "
+        f"a reason that their cell states. Of {total('labels')} labelled equations, {total('labels_sharp')} notice every change, and "
+        f"{total('labels_elsewhere')} compare what other cells have computed, whose code is not changed. Of "
         f"{total('points'):,} changes of the points of comparison {total('points_noticed'):,} were noticed.",
         "",
     ]

@@ -92,11 +92,12 @@ def _tally(trials: Sequence[Trial], labels: Sequence[str]) -> Json:
     formulas = [trial for trial in trials if trial.kind == FORMULA]
     alive = [trial for trial in formulas if trial.outcome == SURVIVED]
     tried = {label for trial in formulas for label in trial.labels}
-    blunt = {label for trial in alive if not trial.reason for label in trial.labels} | (set(labels) - tried)
+    blunt = {label for trial in alive if not trial.reason for label in trial.labels}
     points = [trial for trial in trials if trial.kind != FORMULA]
     return {
         "labels": len(labels),
-        "labels_sharp": len(set(labels) - blunt),
+        "labels_sharp": len(set(labels) & tried - blunt),
+        "labels_elsewhere": [label for label in labels if label not in tried],
         "labels_blunt": [label for label in labels if label in blunt],
         "mutants": len(formulas) - sum(bool(trial.reason) for trial in alive),
         "noticed": len(formulas) - len(alive),

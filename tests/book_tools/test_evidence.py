@@ -30,7 +30,16 @@ MUTATION = {
     "date": "2026-01-02",
     "python": "3.11",
     "torch": "2.13",
-    "equations": {"labels": 3, "labels_sharp": 2, "mutants": 12, "noticed": 11, "explained": 1, "points": 5, "points_noticed": 4}
+    "equations": {
+        "labels": 3,
+        "labels_sharp": 2,
+        "mutants": 12,
+        "noticed": 11,
+        "explained": 1,
+        "points": 5,
+        "points_noticed": 4,
+        "labels_elsewhere": [],
+    }
     | {"survivors": [{"cell": 3, "labels": ["eq-a"], "change": "a | b -> a", "reason": reason} for reason in ("", "b is empty")]},
     "functions": {"mutants": 10, "killed": 9, "results": 3, "results_killed": 3}
     | {"survivors": [{"where": "kexue/a.py:1", "mutation": "a | b -> a"}]},
@@ -113,7 +122,10 @@ def test_trust_lists_counts_and_survivors(results):
     results("portable", ROPE, {"variants": {"two threads": {"cells": 40, "failed": 1}}, "failed": 1})
     text = evidence.trust_markdown([])
     assert "**11 of 12 changes of formulas** were noticed; 1 more change nothing" in text
-    assert "Of 3 labelled equations, 2 notice every change. Of 5 changes of the points of comparison 4 were noticed." in text
+    assert (
+        "Of 3 labelled equations, 2 notice every change, and 0 compare what other cells have computed, whose code is not changed. Of 5 changes of the points of comparison 4 were noticed."
+        in text
+    )
     assert "| `eq-a` (attention/rope, cell 3) | `a \\| b -> a` | b is empty |" in text
     assert "| `rope` | 9 of 10 (90%) | 3 of 3 |" in text and "| `_check` | 0 of 0 (0%) | 0 of 0 |" in text
     assert "| `kexue/a.py:1` | `a \\| b -> a` |" in text

@@ -58,7 +58,8 @@ def test_survivors_count_by_change_and_by_label():
     ]
     tally = mutation._tally(trials, ["eq-a", "eq-b", "eq-c", "eq-d"])
     assert (tally["mutants"], tally["noticed"], tally["explained"]) == (3, 2, 1)
-    assert (tally["labels"], tally["labels_sharp"], tally["labels_blunt"]) == (4, 1, ["eq-b", "eq-c", "eq-d"])
+    assert (tally["labels"], tally["labels_sharp"], tally["labels_blunt"]) == (4, 1, ["eq-b", "eq-d"])
+    assert tally["labels_elsewhere"] == ["eq-c"]
     assert (tally["points"], tally["points_noticed"]) == (1, 0)
     assert [entry["reason"] for entry in tally["survivors"]] == ["the same number", ""]
 
