@@ -343,7 +343,7 @@ def mutation_lines(found: Results) -> list[str]:
         "",
         f"**{total('noticed'):,} of {total('mutants'):,} changes of formulas** were noticed; {total('explained')} more change nothing, for "
         f"a reason that their cell states. Of {total('labels')} labelled equations, {total('labels_sharp')} notice every change, and "
-        f"{total('labels_elsewhere')} compare what other cells have computed, whose code is not changed. Of "
+        f"{total('labels_elsewhere')} compare numbers whose code is not changed (it trains, or both sides share it). Of "
         f"{total('points'):,} changes of the points of comparison {total('points_noticed'):,} were noticed.",
         "",
     ]

@@ -1,11 +1,11 @@
-"""The code of the verifying cells, changed: does a check, an assertion or another checked output of the chapter notice?
+"""The code of the checks, changed: does a check, an assertion or another checked output of the chapter notice?
 
-A chapter is executed once in this process. Before a cell that verifies something, each change of its syntax tree (operators, constants,
-axes, reductions, arguments) is tried in a forked child: the changed cell runs there, and where it prints what is stored, so do the later
-cells that read what it binds. What a change touches says what its survival means. Code that feeds one side of a check is a formula: a
-change of it must be noticed. Code that feeds both sides chooses the point at which they are compared: a change of it compares them at
-another point, where the equation holds as well. What cannot be noticed for another reason stands in the metadata of its cell,
-``kexue.survives``: the change, and why.
+A chapter is executed once in this process. Before a cell that verifies something, or computes one side of a later check, each change of
+its syntax tree (operators, constants, axes, reductions, arguments) is tried in a forked child: the changed cell runs there, and where it
+prints what is stored, so do the later cells that read what it binds. What a change touches says what its survival means. Code that feeds
+one side of a check is a formula: a change of it must be noticed. Code that feeds both sides chooses the point at which they are compared:
+a change of it compares them at another point, where the equation holds as well. What cannot be noticed for another reason stands in the
+metadata of its cell, ``kexue.survives``: the change, and why.
 """
 
 from __future__ import annotations
@@ -95,6 +95,16 @@ class Trial(NamedTuple):
     reason: str
 
 
+Place = tuple[int, str]  # a cell, and a name that it binds
+
+
+class Feed(NamedTuple):
+    """A check or a printing call: its label, and for each side the nodes that it is given and what they need."""
+
+    label: str
+    sides: tuple[tuple[frozenset[ast.AST], frozenset[Place]], ...]
+
+
 class Unit(NamedTuple):
     """A piece of a cell that binds names together: a simple statement, the head of a loop, a whole function."""
 
@@ -105,17 +115,71 @@ class Unit(NamedTuple):
 
 def changes(tree: ast.Module) -> list[Change]:
     """The changes of a cell that a check of it could notice."""
-    units = list(_units(tree.body))
-    feeds = _feeds(tree, units)
-    found = []
-    for unit in units:
-        for node, parent, sampled in (triple for root in unit.roots for triple in _nodes(root)):
-            for edits in _edits(node, parent):
-                labels, kind = _touched(feeds, unit, node)
-                if isinstance(node, ast.Constant) and (sampled or _large(node.value)):
-                    kind = POINT
-                found.append(Change(labels, kind, _text(unit.shown, edits), edits))
-    return found
+    return Flow([tree]).changes(0)
+
+
+class Flow:
+    """What feeds the checks of a notebook, through all its cells; a name of another cell is the one that was bound last."""
+
+    def __init__(self, trees: Sequence[ast.Module]) -> None:
+        self.units = [list(_units(tree.body)) for tree in trees]
+        self.bound: list[set[str]] = [set().union(*(unit.bound for unit in units)) for units in self.units]
+        self.needs: dict[Place, set[Place]] = {}
+        for cell, units in enumerate(self.units):
+            for unit in units:
+                inside = (node for root in unit.roots for node in ast.walk(root))
+                read = {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+                for name in unit.bound | _methods(unit):
+                    self.needs.setdefault(self.place(cell, name), set()).update(self.place(cell, one) for one in read)
+        self.feeds = [feed for cell, tree in enumerate(trees) for feed in self._feeds(cell, tree)]
+
+    def place(self, cell: int, name: str) -> Place:
+        """The cell that binds what ``name`` means in ``cell``."""
+        return next((one for one in range(cell, -1, -1) if name in self.bound[one]), cell), name
+
+    def closure(self, cell: int, nodes: Sequence[ast.AST], more: set[str]) -> frozenset[Place]:
+        """All that the names in ``nodes`` need."""
+        known = set[Place]()
+        waiting = [self.place(cell, node.id) for node in nodes if isinstance(node, ast.Name)] + [
+            self.place(cell, one) for one in more
+        ]
+        while waiting:
+            one = waiting.pop()
+            if one not in known:
+                known.add(one)
+                waiting.extend(self.needs.get(one, ()))
+        return frozenset(known)
+
+    def _feeds(self, cell: int, tree: ast.Module) -> Iterator[Feed]:
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            name, around = _called(call), _loops(tree, call)
+            if name in FORMS:
+                parts: tuple[list[ast.AST], list[ast.AST]] = ([], [])
+                places, side_of = SIDES[name]
+                for place, argument in zip(places, call.args[1:], strict=False):
+                    parts[side_of[place]].append(argument)
+                for keyword in call.keywords:
+                    if keyword.arg in side_of:
+                        parts[side_of[keyword.arg]].append(keyword.value)
+                label = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else ""
+                whole = [[node for part in one for node in ast.walk(part)] for one in parts]
+                yield Feed(str(label), tuple((frozenset(one), self.closure(cell, one, around)) for one in whole))
+            elif name in SHOWN:
+                given = [node for part in (*call.args, *call.keywords) for node in ast.walk(part)]
+                yield Feed("", ((frozenset(given), self.closure(cell, given, around)),))
+
+    def changes(self, cell: int) -> list[Change]:
+        """The changes of a cell, with the labels of the checks that they feed, here or later."""
+        found = []
+        for unit in self.units[cell]:
+            own = {self.place(cell, name) for name in unit.bound | _methods(unit)}
+            for node, parent, sampled in (triple for root in unit.roots for triple in _nodes(root)):
+                for edits in _edits(node, parent):
+                    labels, kind = _touched(self.feeds, own, node)
+                    if isinstance(node, ast.Constant) and (sampled or _large(node.value)):
+                        kind = POINT
+                    found.append(Change(labels, kind, _text(unit.shown, edits), edits))
+        return [change for change in found if change.text]
 
 
 def _units(body: Sequence[ast.stmt]) -> Iterator[Unit]:
@@ -127,60 +191,6 @@ def _units(body: Sequence[ast.stmt]) -> Iterator[Unit]:
             yield from _units(inner)
         else:
             yield Unit((statement,), frozenset(names.binds(statement)), statement)
-
-
-class Feed(NamedTuple):
-    """A check or a printing call: its label, and for each side the nodes that it is given and the names they need."""
-
-    label: str
-    sides: tuple[tuple[frozenset[ast.AST], frozenset[str]], ...]
-
-
-def _feeds(tree: ast.Module, units: Sequence[Unit]) -> list[Feed]:
-    """What feeds each side of each check, traced back through the statements of the cell."""
-    needs: dict[str, set[str]] = {}
-    for unit in units:
-        inside = (node for root in unit.roots for node in ast.walk(root))
-        read = {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-        for name in unit.bound:
-            needs.setdefault(name, set()).update(read)
-        for name in _methods(unit) - unit.bound:  # xs.append(y), xs[i] = y: what is in it changes
-            needs.setdefault(name, set()).update(read)
-
-    def closure(start: set[str]) -> frozenset[str]:
-        known, waiting = set[str](), list(start)
-        while waiting:
-            name = waiting.pop()
-            if name not in known:
-                known.add(name)
-                waiting.extend(needs.get(name, ()))
-        return frozenset(known)
-
-    feeds = []
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        name = call.func.id  # type: ignore[attr-defined]
-        if name in FORMS:
-            parts: tuple[list[ast.AST], list[ast.AST]] = ([], [])
-            places, side_of = SIDES[name]
-            for place, argument in zip(places, call.args[1:], strict=False):
-                parts[side_of[place]].append(argument)
-            for keyword in call.keywords:
-                if keyword.arg in side_of:
-                    parts[side_of[keyword.arg]].append(keyword.value)
-            label = ast.literal_eval(call.args[0]) if call.args and isinstance(call.args[0], ast.Constant) else ""
-            around = _loops(tree, call)
-            sides = [
-                (
-                    frozenset(node for part in one for node in ast.walk(part)),
-                    closure({node.id for part in one for node in ast.walk(part) if isinstance(node, ast.Name)} | around),
-                )
-                for one in parts
-            ]
-            feeds.append(Feed(str(label), tuple(sides)))
-        elif name in SHOWN:
-            given = frozenset(node for part in (*call.args, *call.keywords) for node in ast.walk(part))
-            feeds.append(Feed("", ((given, closure({node.id for node in given if isinstance(node, ast.Name)})),)))
-    return feeds
 
 
 def _loops(tree: ast.Module, call: ast.Call) -> set[str]:
@@ -195,9 +205,8 @@ def _methods(unit: Unit) -> set[str]:
     return {func.value.id for func in calls if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name)}
 
 
-def _touched(feeds: Sequence[Feed], unit: Unit, node: ast.AST) -> tuple[tuple[str, ...], str]:
+def _touched(feeds: Sequence[Feed], bound: set[Place], node: ast.AST) -> tuple[tuple[str, ...], str]:
     """The labels that a node feeds; a formula if it feeds one side of some check, a point if it feeds both sides of each."""
-    bound = unit.bound | _methods(unit)
     labels: list[str] = []
     kinds: set[str] = set()
     for feed in feeds:
@@ -280,29 +289,35 @@ def chapter_trials(name: str, jobs: int = 2) -> list[Trial]:
     """Execute a chapter once and try the changes of each of its verifying cells."""
     os.chdir(Chapter.path_of(name).parent)
     cells = [(n, cell) for n, cell in enumerate(Chapter.load(name).notebook["cells"]) if cell["cell_type"] == "code"]
+    trees = [ast.parse(notebooks.source(cell)) for _, cell in cells]
+    flow = Flow(trees)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     trials: list[Trial] = []
     for place, (number, cell) in enumerate(cells):
-        source = notebooks.source(cell)
-        tree = ast.parse(source)
-        if any(isinstance(node, ast.Call) and getattr(node.func, "id", "") in FORMS for node in ast.walk(tree)):
-            kept = dict(namespace)
-            begun = time.perf_counter()
-            printed = _run(tree, namespace, f"{name}, cell {number}")
-            limit = 20 + LIMIT * (time.perf_counter() - begun)
-            later = _later(cells[place + 1 :], names.used(source).bound)
-            reasons = cell["metadata"].get("kexue", {}).get("survives", {})
-            found = [change for change in changes(tree) if change.text]
-            ends = _try_all(tree, found, kept, printed, later, limit, jobs)
-            trials += [
-                Trial(number, change.labels, change.kind, change.text, end, reasons.get(change.text, ""))
-                for change, end in zip(found, ends, strict=True)
-            ]
-        else:
-            _run(tree, namespace, f"{name}, cell {number}")
+        source, slow = notebooks.source(cell), "slow" in cell["metadata"].get("tags", [])
+        tree = trees[place]
+        verifies = bool(_all_calls(tree) & FORMS)
+        kept = dict(namespace)
+        begun = time.perf_counter()
+        printed = _run(tree, namespace, f"{name}, cell {number}")
+        limit = 20 + LIMIT * (time.perf_counter() - begun)
+        found = [] if slow and not verifies else flow.changes(place)
+        if not verifies:  # its formulas only, where a later check uses them
+            found = [change for change in found if change.labels and change.kind == FORMULA]
+        later = _later(cells[place + 1 :], names.used(source).bound)
+        reasons = cell["metadata"].get("kexue", {}).get("survives", {})
+        ends = _try_all(tree, found, kept, printed, later, limit, jobs)
+        trials += [
+            Trial(number, change.labels, change.kind, change.text, end, reasons.get(change.text, ""))
+            for change, end in zip(found, ends, strict=True)
+        ]
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close("all")
     return trials
+
+
+def _all_calls(tree: ast.Module) -> set[str]:
+    return {_called(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
 def _run(tree: ast.Module, namespace: dict[str, Any], where: str) -> str:

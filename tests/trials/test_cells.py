@@ -86,3 +86,12 @@ def test_a_later_cell_notices_and_a_reason_is_told(tmp_path):
     assert found["scale = np.float64(3.0) + 0 -> scale = np.float64(4.0) + 0"]["outcome"] == "noticed"
     assert found["scale = np.float64(3.0) + 0 -> scale = np.float64(3.0) - 0"]["reason"] == "zero"
     assert found["scale = np.float64(3.0) + 0 -> scale = np.float64(3.0) - 0"]["outcome"] == "survived"
+
+
+def test_a_formula_in_an_earlier_cell_is_changed_for_the_check_that_uses_it(tmp_path):
+    found = tried(
+        tmp_path, "x = np.array([1.5, 2.5])", "def f(y):\n    return y * y + 1", "verify('eq-a', f(x), x**2 + 1, atol=1e-9)"
+    )
+    trial = found["return y * y + 1 -> return y * y - 1"]
+    assert (trial["labels"], trial["kind"], trial["outcome"]) == (["eq-a"], FORMULA, "noticed")
+    assert not any(text.startswith("x = np.array") for text in found)  # it feeds both sides, and is no formula
