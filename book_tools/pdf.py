@@ -320,11 +320,17 @@ def bound(pieces: list[PdfReader]) -> bytes:
         where = [writer.pages[number].indirect_reference, NameObject("/XYZ"), left, top, NullObject()]
         writer.add_named_destination_array(TextStringObject(name), ArrayObject(where))
     for page in writer.pages:
-        for note in (each.get_object() for each in page.get("/Annots", ())):
+        kept = ArrayObject()
+        for each in page.get("/Annots", ()):
+            note = each.get_object()
             address = str(note.get("/A", {}).get("/URI", ""))
+            name = unquote(address.partition("#")[2])
             if address.startswith(INSIDE):
                 del note["/A"]
-                note[NameObject("/Dest")] = TextStringObject(unquote(address.partition("#")[2]))
+                note[NameObject("/Dest")] = TextStringObject(name)
+            if not address.startswith(INSIDE) or name in targets:  # what stands in folded text is on no page
+                kept.append(each)
+        page[NameObject("/Annots")] = kept
     writer.compress_identical_objects()
     target = io.BytesIO()
     writer.write(target)
