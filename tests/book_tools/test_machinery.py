@@ -136,7 +136,7 @@ CHAPTER = Chapter(
     "part/slug",
     {
         "cells": [
-            cell("markdown", "# A title\n\n| Post | P |\n|---|---|\n| Question | Q? |\n| Runs in | about 5 s |\n"),
+            cell("markdown", "# A title\n\n| Post | P |\n|---|---|\n| Package | K |\n"),
             cell("markdown", "$$ a=b $$ (eq-one)\n\n$$ c $$ (eq-two)\n"),
             cell(
                 "code",
@@ -146,8 +146,9 @@ CHAPTER = Chapter(
             ),
             cell(
                 "markdown",
-                "## What the post gets right, and where we differ\n\nText.\n\n| Claim | Verdict | What decides |\n|---|---|---|\n"
-                "| one | confirmed | 1 |\n| two \\| x | corrected | 2 |\n",
+                "## What the post gets right, and where we differ\n\nText.\n\n"
+                "| Claim | Where | Verdict | What decides |\n|---|---|---|---|\n"
+                "| one | eq. (1) | confirmed | 1 |\n| two \\| x | eq. (2) | corrected | 2 |\n",
             ),
         ]
     },
@@ -156,7 +157,7 @@ CHAPTER = Chapter(
 
 def test_a_chapter_is_read_from_its_cells():
     assert CHAPTER.title == "A title"
-    assert CHAPTER.card == {"Post": "P", "Question": "Q?", "Runs in": "about 5 s"}
+    assert CHAPTER.card == {"Post": "P", "Package": "K"}
     assert CHAPTER.labels == ["eq-one", "eq-two"]
     assert CHAPTER.checks == [("eq-one", "equal within 1e-12", "brute force")]
     assert [row.verdict for row in CHAPTER.verdicts] == ["confirmed", "corrected"]
@@ -170,7 +171,7 @@ def test_the_ledger_shows_what_was_executed_and_what_was_not():
 
 
 def test_errata_are_the_corrected_claims():
-    errata = pages.verdicts_markdown([CHAPTER]).split("## 1. A title")[0]
+    errata = pages.verdicts_markdown([CHAPTER]).partition("## Errata")[2].partition("\n(verdicts-part)=")[0]
     assert "two" in errata
     assert "| one |" not in errata
 
