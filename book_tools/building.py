@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from book_tools import system
-from book_tools.chapter import ROOT, contents
+from book_tools.chapter import ROOT, Chapter, contents
 from book_tools.form import faults, warnings
 
 STAGE = ROOT / "_build" / "stage"
@@ -61,7 +61,7 @@ def build() -> int:
 
 def build_page(name: str) -> int:
     """Renew the page of one chapter in the built site; where none is built, build the whole."""
-    found = [fault for fault in faults() if fault.startswith(f"chapters/{name}.ipynb")]
+    found = faults_of(name)
     if found:
         print(*found, "the page was not built; the lines above say what the chapter lacks", sep="\n", file=sys.stderr)
         return 1
@@ -82,6 +82,20 @@ def build_page(name: str) -> int:
         _renew(STAGE / "_build" / "html", start)
     print(f"The page is built: {_shown(SITE / 'chapters' / f'{name}.html')}; make book renews the overviews.")
     return 0
+
+
+def faults_of(name: str) -> list[str]:
+    """What is missing or wrong in the form of one chapter, looked at with the chapters that it builds on."""
+    listed = contents()
+    chapters = {name: Chapter.load(name)}
+    waiting = [*chapters[name].builds_on]
+    while waiting:
+        before = waiting.pop()
+        if before in listed and before not in chapters:
+            chapters[before] = Chapter.load(before)
+            waiting += chapters[before].builds_on
+    found = faults([chapters[each] for each in listed if each in chapters])
+    return [fault for fault in found if fault.startswith(f"chapters/{name}.ipynb")]
 
 
 def _renew(built: Path, start: float) -> None:

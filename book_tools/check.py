@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
 from book_tools import browser
-from book_tools.chapter import ROOT
-from book_tools.form import faults, warnings
+from book_tools.building import faults_of
+from book_tools.chapter import ROOT, Chapter
+from book_tools.form import warnings
 from book_tools.new import files_of, to_fill_in
 
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist")
@@ -47,8 +48,8 @@ class End(NamedTuple):
 
 def form(name: str) -> End:
     """What the chapter lacks, and what is left to be filled in; a spine that is too long is told and no fault."""
-    found = [fault for fault in faults() if fault.startswith(f"chapters/{name}.ipynb")] + to_fill_in(name)
-    long = [line for line in warnings() if line.startswith(f"chapters/{name}.ipynb")]
+    found = faults_of(name) + to_fill_in(name)
+    long = warnings([Chapter.load(name)])
     words = f"{len(found)} faults" if found else "long" if long else "as it must be"
     return End(not found, words, "\n".join([*found, *long]))
 

@@ -25,6 +25,7 @@ def book(monkeypatch, tmp_path):
     monkeypatch.setattr(building, "SITE", tmp_path / "_build" / "html")
     monkeypatch.setattr(building, "STAGE", tmp_path / "_build" / "stage")
     monkeypatch.setattr(building, "faults", list)
+    monkeypatch.setattr(building, "faults_of", lambda name: [])
     monkeypatch.setattr(building, "warnings", list)
     monkeypatch.setattr(building, "contents", lambda: ["part/one"])
     started = []
@@ -106,9 +107,21 @@ def test_a_page_that_fails_is_read_again(book, capsys):
     assert "the page was not built" in capsys.readouterr().err
 
 
-def test_faults_of_other_chapters_do_not_stop_a_page(book, monkeypatch, capsys):
+def test_a_chapter_with_faults_is_not_built(book, monkeypatch, capsys):
     building.build()
-    monkeypatch.setattr(building, "faults", lambda: ["chapters/part/two.ipynb: no title"])
-    assert building.build_page("part/one") == 0
-    monkeypatch.setattr(building, "faults", lambda: ["chapters/part/one.ipynb: no title"])
+    monkeypatch.setattr(building, "faults_of", lambda name: [f"chapters/{name}.ipynb: no title"])
     assert building.build_page("part/one") == 1 and "part/one.ipynb: no title" in capsys.readouterr().err
+    assert book == ["afresh"]
+
+
+def test_one_chapter_is_looked_at_with_those_it_builds_on(monkeypatch):
+    looked = []
+
+    def faults(chapters):
+        looked.extend(chapter.name for chapter in chapters)
+        return [f"chapters/{name}.ipynb: a fault" for name in looked]
+
+    monkeypatch.setattr(building, "faults", faults)
+    name = "attention/position_encodings"
+    assert building.faults_of(name) == [f"chapters/{name}.ipynb: a fault"]
+    assert looked[-1] == name and "attention/rope" in looked and len(looked) < len(building.contents())
