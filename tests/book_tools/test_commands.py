@@ -22,7 +22,7 @@ TESTED = {
     "help": "test_help_lists_every_command",
     "serve": "test_the_server_shows_the_book",
     "new": "test_new.py",
-    "check": "test_check.py, test_a_command_does_what_its_recipe_says",
+    "check": "test_check_command.py, test_a_command_does_what_its_recipe_says",
     "book": "make test builds it, test_building.py",
     "execute": "test_surroundings.py",
     "chapters": "test_a_command_does_what_its_recipe_says",
