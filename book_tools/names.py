@@ -56,16 +56,17 @@ def trained(notebook: notebooks.Notebook) -> set[int]:
         body = ast.parse(source).body
         functions = [node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         others = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        trainers |= {function.name for function in functions if _calls(function) & trainers}
-        called = set().union(*(_calls(node) for node in others))
-        if called & trainers or used(source).read & results:
+        trainers |= {function.name for function in functions if calls(function) & trainers}
+        used_here = set().union(*(calls(node) for node in others))
+        if used_here & trainers or used(source).read & results:
             results |= set().union(*(binds(node) for node in others))
             found.add(number)
     return found
 
 
-def _calls(node: ast.AST) -> set[str]:
-    return {_called(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
+def calls(node: ast.AST) -> set[str]:
+    """The names of all that is called in ``node``, of a method its own name."""
+    return {called(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
 
 
 def used(source: str) -> Used:
@@ -79,12 +80,13 @@ def used(source: str) -> Used:
             if name not in bound:
                 (later if when == "later" else read).add(name)
         bound |= binds(statement)
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call) and _called(statement.value) in MAKERS:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call) and called(statement.value) in MAKERS:
             made |= binds(statement)
     return Used(bound, {name for name in read | (later - bound) if not hasattr(builtins, name)}, made)
 
 
-def _called(call: ast.Call) -> str:
+def called(call: ast.Call) -> str:
+    """The name of what is called, of a method its own name."""
     return call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
 
 

@@ -111,12 +111,7 @@ def numbering(chapters: list[Chapter]) -> dict[str, str]:
             found[f"{chapter.name}#{cell['metadata'].get('mystnb', {}).get('figure', {}).get('name', '')}"] = (
                 f"Fig. {place}.{count}"
             )
-        for kind, name in (
-            ("exercise", "Exercise"),
-            ("prf:theorem", "Theorem"),
-            ("prf:lemma", "Lemma"),
-            ("prf:proposition", "Proposition"),
-        ):
+        for kind, name in NUMBERED.items():
             labels = re.findall(rf"\{{{kind}\}}[^\n]*\n:label: ([\w-]+)", chapter.markdown)
             found |= {f"{chapter.name}#{label}": f"{name} {place}.{count}" for count, label in enumerate(labels, 1)}
         headings = re.findall(r"^\(([\w-]+)\)=\n+#+ (.+)$", chapter.markdown, re.MULTILINE)

@@ -152,7 +152,7 @@ class Flow:
 
     def _feeds(self, cell: int, tree: ast.Module) -> Iterator[Feed]:
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-            name, around = _called(call), _loops(tree, call)
+            name, around = names.called(call), _loops(tree, call)
             if name in FORMS:
                 parts: tuple[list[ast.AST], list[ast.AST]] = ([], [])
                 places, side_of = SIDES[name]
@@ -226,7 +226,7 @@ def _nodes(node: ast.AST, parent: ast.AST | None = None, sampled: bool = False) 
     yield node, parent or node, sampled
     children: Sequence[ast.AST] = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.Call):
-        name = _called(node)
+        name = names.called(node)
         if name in SEEDS:
             return
         if name in FORMS:
@@ -236,10 +236,6 @@ def _nodes(node: ast.AST, parent: ast.AST | None = None, sampled: bool = False) 
         sampled = sampled or name in SAMPLED
     for child in children:
         yield from _nodes(child, node, sampled)
-
-
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
 
 
 def _large(value: Any) -> bool:
@@ -257,7 +253,7 @@ def _edits(node: ast.AST, parent: ast.AST) -> Iterator[tuple[Edit, ...]]:
         return  # a check that is left out is missed in what is printed
     if isinstance(node, ast.Attribute) and node.attr in MORE and isinstance(node.ctx, ast.Load):
         yield ((node, "attr", MORE[node.attr]),)
-    if isinstance(node, ast.Call) and _called(node) not in SYMMETRIC and len(node.args) == 2 and not _starred(node):
+    if isinstance(node, ast.Call) and names.called(node) not in SYMMETRIC and len(node.args) == 2 and not _starred(node):
         yield ((node, "args", node.args[::-1]),)
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Div)) and getattr(node.right, "value", None) == 1:
         return  # times one makes a float of it
@@ -296,7 +292,7 @@ def chapter_trials(name: str, jobs: int = 2) -> list[Trial]:
     for place, (number, cell) in enumerate(cells):
         source, slow = notebooks.source(cell), "slow" in cell["metadata"].get("tags", [])
         tree = trees[place]
-        verifies = bool(_all_calls(tree) & FORMS)
+        verifies = bool(names.calls(tree) & FORMS)
         kept = dict(namespace)
         begun = time.perf_counter()
         printed = _run(tree, namespace, f"{name}, cell {number}")
@@ -314,10 +310,6 @@ def chapter_trials(name: str, jobs: int = 2) -> list[Trial]:
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close("all")
     return trials
-
-
-def _all_calls(tree: ast.Module) -> set[str]:
-    return {_called(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
 def _run(tree: ast.Module, namespace: dict[str, Any], where: str) -> str:
