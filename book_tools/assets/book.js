@@ -128,11 +128,13 @@
     }
   };
 
-  // Told of every change of size: a narrower window, an opened box, a font that has come.
+  // Told of every change of size: a narrower window, an opened box. A font that comes may leave the box as it is and widen what is in it.
   const watch = () => {
     const sizes = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
     const selector = Object.keys(SCROLLERS).flatMap((list) => list.split(", ")).map((one) => `article ${one}`);
-    document.querySelectorAll(selector.join()).forEach((box) => sizes.observe(box));
+    const boxes = [...document.querySelectorAll(selector.join())];
+    boxes.forEach((box) => sizes.observe(box));
+    document.fonts.addEventListener("loadingdone", () => boxes.forEach(mark));
   };
   addEventListener("load", () => Promise.resolve(window.MathJax?.startup?.promise).then(() => {
     watch();

@@ -43,7 +43,14 @@ SETTLE = """async () => {
   for (const box of document.querySelectorAll(".toggle-hidden")) box.classList.remove("toggle-hidden");
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   await document.fonts.ready;
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+  // A new width reaches the page in more than one frame; book.js answers each. Two frames alike: nothing moves any more.
+  const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+  const sizes = () => [innerWidth, ...[...document.querySelectorAll("article *")].map((box) => box.clientWidth)].join();
+  for (let before = "", now = sizes(), frames = 0; now !== before && frames < 60; frames++) {
+    await frame();
+    await frame();
+    [before, now] = [now, sizes()];
+  }
 }"""
 
 LOOK = """() => {
@@ -245,6 +252,7 @@ def _show(page, width, scheme):
     """The page at a width and in a scheme; where the width changes, everything settles anew."""
     if page.viewport_size["width"] != width:
         page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function("width => innerWidth === width", arg=width)
         page.evaluate(SETTLE)
     page.emulate_media(color_scheme=scheme)
 
