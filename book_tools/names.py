@@ -102,6 +102,11 @@ def binds(node: ast.AST) -> set[str]:
     return own.union(*(binds(child) for child in ast.iter_child_nodes(node)))
 
 
+def free(node: ast.AST) -> set[str]:
+    """The names that a piece of code reads from around it, at once or when a function in it is called."""
+    return {name for _, name in _free(node, frozenset())}
+
+
 def _free(node: ast.AST, local: frozenset[str], top: bool = False) -> Iterator[tuple[str, str]]:
     """The names that are read: ``now``, or ``later`` where the reading waits in the body of a function."""
     if isinstance(node, ast.Name):

@@ -4,8 +4,8 @@ A chapter is executed once in this process. Before a cell that verifies somethin
 its syntax tree (operators, constants, axes, reductions, arguments) is tried in a forked child: the changed cell runs there, and where it
 prints what is stored, so do the later cells that read what it binds. What a change touches says what its survival means. Code that feeds
 one side of a check is a formula: a change of it must be noticed. Code that feeds both sides chooses the point at which they are compared:
-a change of it compares them at another point, where the equation holds as well. What cannot be noticed for another reason stands in the
-metadata of its cell, ``kexue.survives``: the change, and why.
+a change of it compares them at another point, where the equation holds as well, so only its own cell is asked. What cannot be noticed for
+another reason stands in the metadata of its cell, ``kexue.survives``: the change, and why.
 """
 
 from __future__ import annotations
@@ -124,12 +124,13 @@ class Flow:
     def __init__(self, trees: Sequence[ast.Module]) -> None:
         self.units = [list(_units(tree.body)) for tree in trees]
         self.bound: list[set[str]] = [set().union(*(unit.bound for unit in units)) for units in self.units]
+        statements = [node for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        self.modules = set().union(*(names.binds(statement) for statement in statements))
         self.needs: dict[Place, set[Place]] = {}
         for cell, units in enumerate(self.units):
             for unit in units:
-                inside = (node for root in unit.roots for node in ast.walk(root))
-                read = {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-                for name in unit.bound | _methods(unit):
+                read = set().union(*(names.free(root) for root in unit.roots))
+                for name in unit.bound | self.changed(unit):
                     self.needs.setdefault(self.place(cell, name), set()).update(self.place(cell, one) for one in read)
         self.feeds = [feed for cell, tree in enumerate(trees) for feed in self._feeds(cell, tree)]
 
@@ -137,12 +138,16 @@ class Flow:
         """The cell that binds what ``name`` means in ``cell``."""
         return next((one for one in range(cell, -1, -1) if name in self.bound[one]), cell), name
 
-    def closure(self, cell: int, nodes: Sequence[ast.AST], more: set[str]) -> frozenset[Place]:
-        """All that the names in ``nodes`` need."""
+    def changed(self, unit: Unit) -> set[str]:
+        """The names of what a method is called of: ``xs.append(y)`` changes what is in ``xs``; a function of a module changes nothing."""
+        calls = (node.func for root in unit.roots for node in ast.walk(root) if isinstance(node, ast.Call))
+        owners = {func.value.id for func in calls if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name)}
+        return owners - self.modules
+
+    def closure(self, cell: int, parts: Sequence[ast.AST], more: set[str]) -> frozenset[Place]:
+        """All that ``parts`` and the names ``more`` need."""
         known = set[Place]()
-        waiting = [self.place(cell, node.id) for node in nodes if isinstance(node, ast.Name)] + [
-            self.place(cell, one) for one in more
-        ]
+        waiting = [self.place(cell, one) for one in more.union(*(names.free(part) for part in parts))]
         while waiting:
             one = waiting.pop()
             if one not in known:
@@ -162,17 +167,16 @@ class Flow:
                     if keyword.arg in side_of:
                         parts[side_of[keyword.arg]].append(keyword.value)
                 label = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else ""
-                whole = [[node for part in one for node in ast.walk(part)] for one in parts]
-                yield Feed(str(label), tuple((frozenset(one), self.closure(cell, one, around)) for one in whole))
+                yield Feed(str(label), tuple((_all(one), self.closure(cell, one, around)) for one in parts))
             elif name in SHOWN:
-                given = [node for part in (*call.args, *call.keywords) for node in ast.walk(part)]
-                yield Feed("", ((frozenset(given), self.closure(cell, given, around)),))
+                given = [*call.args, *(keyword.value for keyword in call.keywords)]
+                yield Feed("", ((_all(given), self.closure(cell, given, around)),))
 
     def changes(self, cell: int) -> list[Change]:
         """The changes of a cell, with the labels of the checks that they feed, here or later."""
         found = []
         for unit in self.units[cell]:
-            own = {self.place(cell, name) for name in unit.bound | _methods(unit)}
+            own = {self.place(cell, name) for name in unit.bound | self.changed(unit)}
             for node, parent, sampled in (triple for root in unit.roots for triple in _nodes(root)):
                 for edits in _edits(node, parent):
                     labels, kind = _touched(self.feeds, own, node)
@@ -193,16 +197,14 @@ def _units(body: Sequence[ast.stmt]) -> Iterator[Unit]:
             yield Unit((statement,), frozenset(names.binds(statement)), statement)
 
 
+def _all(parts: Sequence[ast.AST]) -> frozenset[ast.AST]:
+    return frozenset(node for part in parts for node in ast.walk(part))
+
+
 def _loops(tree: ast.Module, call: ast.Call) -> set[str]:
     """The names in the heads of the loops that a check stands in: they choose its points."""
     heads = [node for node in ast.walk(tree) if isinstance(node, ast.For) and call in ast.walk(node)]
     return {name.id for head in heads for part in (head.iter,) for name in ast.walk(part) if isinstance(name, ast.Name)}
-
-
-def _methods(unit: Unit) -> set[str]:
-    """The names of what a method is called of: ``xs.append(y)`` changes what is in ``xs``."""
-    calls = (node.func for root in unit.roots for node in ast.walk(root) if isinstance(node, ast.Call))
-    return {func.value.id for func in calls if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name)}
 
 
 def _touched(feeds: Sequence[Feed], bound: set[Place], node: ast.AST) -> tuple[tuple[str, ...], str]:
@@ -319,15 +321,21 @@ def _run(tree: ast.Module, namespace: dict[str, Any], where: str) -> str:
 
 
 def _later(cells: Sequence[tuple[int, dict[str, Any]]], changed: set[str]) -> list[tuple[str, str]]:
-    """The quick cells after a cell that read what it binds, or what these bind in turn: source and stored text."""
-    found, reached = [], set(changed)
+    """The quick cells after a cell that read what it binds, or what these bind in turn: source and stored text. Those that show nothing
+    and bind nothing that another of them needs, which are the pictures, are left out."""
+    reached, depending = set(changed), list[tuple[names.Used, str, str]]()
     for _, cell in cells:
         used = names.used(notebooks.source(cell))
         if used.read & reached and "slow" not in cell["metadata"].get("tags", []):
             text = "".join("".join(output.get("text", "")) for output in cell["outputs"] if output["output_type"] == "stream")
-            found.append((notebooks.source(cell), text))
+            depending.append((used, notebooks.source(cell), text))
             reached |= used.bound
-    return found
+    found, needed = list[tuple[str, str]](), set[str]()
+    for used, source, text in reversed(depending):
+        if text or used.bound & needed:
+            found.append((source, text))
+            needed |= used.read
+    return found[::-1]
 
 
 def _try_all(
@@ -341,7 +349,8 @@ def _try_all(
     while waiting or running:
         while waiting and len(running) < jobs:
             index = waiting.pop()
-            child = context.Process(target=_try, args=(tree, found[index], dict(namespace), printed, later))
+            cells = [] if found[index].kind == POINT else later
+            child = context.Process(target=_try, args=(tree, found[index], dict(namespace), printed, cells))
             child.start()
             running[index] = child, time.monotonic() + limit
         wait([child.sentinel for child, _ in running.values()], timeout=0.5)
@@ -358,6 +367,7 @@ def _try_all(
 def _try(tree: ast.Module, change: Change, namespace: dict[str, Any], printed: str, later: Any) -> None:
     """Exit with 0 where neither the changed cell nor a later one shows the change."""
     quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)  # past Python, which LAPACK does
     os.dup2(quiet, 2)
     mutants.apply(change.edits)
     try:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from book_tools import notebooks
-from trials.cells import ELSEWHERE, FORMULA, POINT, changes
+from trials.cells import ELSEWHERE, FORMULA, POINT, Flow, changes
 
 CHECK = "from kexue.lab import verify\nimport numpy as np\n"
 SCRIPT = """import json, sys
@@ -69,6 +69,28 @@ def test_seeds_and_texts_stay_and_what_is_only_printed_is_elsewhere():
     found = kinds("rng = np.random.default_rng(3)\nc = rng.random(4) * 2\nprint(f'{c + 1}')\nverify('eq-a', 1, one(), atol=0)")
     assert all("default_rng(4)" not in text and "c - 1" not in text for text in found)
     assert found["c = rng.random(4) * 2 -> c = rng.random(4) / 2"] == ((), ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "n = 4 + 1",  # the n of the check is the comprehension's own
+        "picture = np.linspace(0, 4 + 1)",  # a function is called, and the module stays what it was
+        "x = 4 + 1",  # bound anew before the check
+    ],
+)
+def test_what_only_shares_a_name_with_a_check_feeds_nothing(other):
+    cells = ("import numpy as np", other, "x = f(2)\nverify('eq-a', np.sum([g(n) for n in range(3)]), x, atol=0)")
+    flow = Flow([ast.parse(cell) for cell in cells])
+    assert [change.kind for change in flow.changes(1)] and not any(change.labels for change in flow.changes(1))
+
+
+def test_pictures_are_not_drawn_again_for_a_change(tmp_path):
+    cell = "x = np.array([1.5, 2.5])\ny = x * x\nverify('eq-a', y, x**2, atol=1e-9)"
+    cells = [cell, "z = y * 0 + 1", "open('drawn', 'a').write('.'); w = y;", "print(f'{z.sum():.1f}')"]
+    found = tried(tmp_path, *cells)
+    assert all(trial["outcome"] == "noticed" for trial in found.values() if trial["kind"] == FORMULA)
+    assert (tmp_path / "drawn").read_text() == ".."  # by the author, and by the run that is then changed
 
 
 @pytest.mark.parametrize(("numbers", "alive"), [("1.5, 2.5", set()), ("1.0, 1.0", {"3 * x -> 3 / x"})])
