@@ -72,8 +72,14 @@ class Symbol(NamedTuple):
 
 def contents() -> list[str]:
     """The chapters in the order of the table of contents, as ``part/slug``."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    toc = ROOT / "_toc.yml"
+    return list(_contents(toc, toc.stat().st_mtime_ns))
+
+
+@functools.cache
+def _contents(toc: Path, changed: int) -> list[str]:
+    parts = yaml.safe_load(toc.read_text(encoding="utf-8"))["parts"]
+    files = [chapter["file"] for part in parts for chapter in part["chapters"]]
     return [file.removeprefix("chapters/") for file in files if file.startswith("chapters/")]
 
 
