@@ -42,23 +42,28 @@ class Table(NamedTuple):
 def pieces(text: str) -> Iterator[str | Table | list[Record]]:
     """What a cell printed, in order: plain text, tables, and the lines of ``verify`` that follow each other."""
     lines, plain, checks = text.splitlines(), [], []  # type: ignore[var-annotated]
+    heads = {above for above, line in enumerate(lines[1:]) if TABLE_RULE.fullmatch(line)}
     place = 0
     while place < len(lines):
         check = CHECK.fullmatch(lines[place])
-        ruled = place + 1 < len(lines) and TABLE_RULE.fullmatch(lines[place + 1])
         if checks and not check:
             yield checks
             checks = []
-        if plain and (check or ruled):
+        if plain and (check or place in heads):
             yield "\n".join(plain)
             plain = []
         if check:
             checks.append(Record(*check.groups("")))
             place += 1
-        elif ruled:
+        elif place in heads:
             columns = cells(lines[place])
             end = place + 2
-            while end < len(lines) and len(cells(lines[end])) == len(columns) and lines[end][:2] in ("  ", STRONG):
+            while (
+                end < len(lines)
+                and end not in heads
+                and len(cells(lines[end])) == len(columns)
+                and lines[end][:2] in ("  ", STRONG)
+            ):
                 end += 1
             rows = lines[place + 2 : end]
             yield Table(columns, [cells(row) for row in rows], [row.startswith(STRONG) for row in rows])

@@ -69,8 +69,12 @@ def test_every_printed_table_is_read_back(columns):
 
 
 def test_two_tables_in_a_row_stay_two():
-    one = printed([["a", 1]], ["x", "n"])
-    assert len(list(cells.pieces(one + one))) == 2
+    one, other = printed([["a", 1]], ["x", "n"]), printed([["a longer name", 1.5], ["b", 2.5]], ["the second", "n"])
+    for text in (one + one, one + other, other + one):
+        first, second = cells.pieces(text)
+        assert isinstance(first, cells.Table) and isinstance(second, cells.Table)
+        assert [first.columns[1], second.columns[1]] == ["n", "n"]
+        assert len(first.rows) + len(second.rows) == text.count("\n") - 4
 
 
 def test_text_that_only_looks_like_a_table_stays_text():
