@@ -53,17 +53,34 @@ def fit(
         schedule: step -> factor on ``lr``; constant if left out.
     """
     import torch
+    from torch.optim.adam import adam
 
+    # The function behind torch.optim.Adam: the first optimizer object imports PyTorch's compiler, two seconds in each kernel.
     use_one_thread()
     leaves = list(params.values()) if isinstance(params, dict) else list(params)
-    optimizer = torch.optim.Adam(leaves, lr=lr)
+    firsts, seconds = ([torch.zeros_like(leaf) for leaf in leaves] for _ in range(2))
+    counts = [torch.zeros((), device=leaf.device) for leaf in leaves]
     history = []
     for step in range(steps):
-        if schedule is not None:
-            optimizer.param_groups[0]["lr"] = lr * schedule(step)
+        rate = lr if schedule is None else lr * schedule(step)
         loss = loss_fn(step)
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
+        slopes = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
+        with torch.no_grad():
+            adam(
+                leaves,
+                [slope.contiguous() for slope in slopes],
+                firsts,
+                seconds,
+                [],
+                counts,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=0,
+                eps=1e-8,
+                maximize=False,
+            )
         history.append(loss.detach().cpu().numpy())
     return np.array(history, dtype=np.float64)

@@ -108,6 +108,31 @@ def test_a_schedule_scales_the_learning_rate():
     assert torch.equal(frozen.detach(), torch.zeros(2))
 
 
+def test_it_is_adam_and_leaves_alone_what_the_loss_does_not_reach():
+    ours, theirs = (torch.tensor([[1.5, -2.0], [0.25, 3.0]], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    idle = torch.tensor([7.0], requires_grad=True)
+
+    def loss(x, step):
+        return ((x.T @ x - torch.eye(2)) ** 2).sum() * (1 + step % 3)
+
+    fit({"x": ours, "idle": idle}, lambda step: loss(ours, step), steps=40, lr=0.03, schedule=lambda step: 1 / (1 + step))
+    adam = torch.optim.Adam([theirs], lr=0.03)
+    for step in range(40):
+        adam.param_groups[0]["lr"] = 0.03 / (1 + step)
+        adam.zero_grad()
+        loss(theirs, step).backward()
+        adam.step()
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-13) and idle.item() == 7.0
+
+
+def test_training_does_not_import_the_compiler():
+    code = (
+        "import sys, torch; from kexue.lab import fit; p = torch.zeros(3, requires_grad=True); "
+        "fit([p], lambda step: ((p - 1) ** 2).sum(), steps=3, lr=0.1); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_figures_have_the_width_of_the_page():
     import matplotlib as mpl
 
