@@ -20,7 +20,7 @@ from book_tools.system import ONE_THREAD
 KIND = "portable"
 VARIANTS: dict[str, dict[str, str]] = {
     "plain instructions": {"ATEN_CPU_CAPABILITY": "default"},
-    "two threads, other kernels": dict.fromkeys(ONE_THREAD, "2") | {"OPENBLAS_CORETYPE": "Haswell"},
+    "two threads, other kernels": dict.fromkeys(ONE_THREAD, "2") | {"OPENBLAS_CORETYPE": "Haswell", "OMP_WAIT_POLICY": "PASSIVE"},
 }
 NBVAL = ("--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:xdist")
 
