@@ -552,6 +552,32 @@ def test_decomposition_has_no_nan_at_extremes(mean_value: float, log_var_value: 
     assert got.mutual_information <= math.log(3) + 1e-12
 
 
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_terms_and_standard_errors_are_those_of_the_same_draws_by_hand(num_samples: int) -> None:
+    mean, log_var = posteriors(5, 3, seed=11)
+    found = rate_decomposition(mean, log_var, num_samples, generator=seeded(3))
+    g = seeded(3)
+    z = torch.stack(
+        [mean + (log_var / 2).exp() * torch.randn(5, 3, generator=g, dtype=torch.float64) for _ in range(num_samples)], 1
+    )
+    own = Normal(mean, (log_var / 2).exp())
+    equal = Categorical(torch.ones(5, dtype=torch.float64))
+    joint = MixtureSameFamily(equal, Independent(own, 1)).log_prob(z)
+    each = torch.stack(
+        [MixtureSameFamily(equal, Normal(mean[:, j], (log_var[:, j] / 2).exp())).log_prob(z[..., j]) for j in range(3)], -1
+    )
+    prior = Normal(0.0, 1.0).log_prob(z)
+    likely = Independent(Normal(mean[:, None], (log_var / 2).exp()[:, None]), 1).log_prob(z)
+    terms = [likely - prior.sum(-1), likely - joint, joint - prior.sum(-1), joint - each.sum(-1)]
+    terms += list((each - prior).unbind(-1))
+    for k, name in enumerate(("rate", "mutual_information", "marginal_kl", "total_correlation", *["dimension_kl"] * 3)):
+        where = k - 4 if k >= 4 else ...
+        value, error = getattr(found, name)[where], getattr(found, f"{name}_se")[where]
+        spread = terms[k].var(-1).mean() if num_samples > 1 else terms[k].flatten().var()
+        assert value.item() == pytest.approx(terms[k].mean().item(), rel=1e-11, abs=1e-12)
+        assert error.item() == pytest.approx((spread / (5 * num_samples)).sqrt().item(), rel=1e-10)
+
+
 @pytest.mark.parametrize("num_samples", [2, 20])
 def test_the_standard_errors_are_those_of_repeated_estimates(num_samples: int) -> None:
     mean, log_var = posteriors(6, 2)
