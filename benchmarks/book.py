@@ -101,6 +101,10 @@ def grow(tree: Path, size: int) -> list[str]:
         copied = f"{name}_{round_}"
         module = (tree / "kexue" / f"{name}.py").read_text(encoding="utf-8").replace('"kexue::', f'"kexue{round_}::')
         (tree / "kexue" / f"{copied}.py").write_text(module, encoding="utf-8")
+        calls = (tree / "tests" / f"{name.replace('/', '/calls_')}.py").read_text(encoding="utf-8")
+        dotted = re.escape(f"kexue.{name.replace('/', '.')}")
+        calls = re.sub(rf"{dotted}(?!\w)", rf"\g<0>_{round_}", calls)  # the sweep asks each module for its valid calls
+        (tree / "tests" / f"{copied.replace('/', '/calls_')}.py").write_text(calls, encoding="utf-8")
         text = (tree / "chapters" / f"{name}.ipynb").read_text(encoding="utf-8")
         (tree / "chapters" / f"{copied}.ipynb").write_text(renamed(text, name, round_), encoding="utf-8")
         part["chapters"].append({"file": f"chapters/{copied}"})
