@@ -102,8 +102,7 @@ def grow(tree: Path, size: int) -> list[str]:
         module = (tree / "kexue" / f"{name}.py").read_text(encoding="utf-8").replace('"kexue::', f'"kexue{round_}::')
         (tree / "kexue" / f"{copied}.py").write_text(module, encoding="utf-8")
         calls = (tree / "tests" / f"{name.replace('/', '/calls_')}.py").read_text(encoding="utf-8")
-        dotted = re.escape(f"kexue.{name.replace('/', '.')}")
-        calls = re.sub(rf"{dotted}(?!\w)", rf"\g<0>_{round_}", calls)  # the sweep asks each module for its valid calls
+        calls = under_number(calls, name, round_)  # the sweep asks each module for its valid calls
         (tree / "tests" / f"{copied.replace('/', '/calls_')}.py").write_text(calls, encoding="utf-8")
         text = (tree / "chapters" / f"{name}.ipynb").read_text(encoding="utf-8")
         (tree / "chapters" / f"{copied}.ipynb").write_text(renamed(text, name, round_), encoding="utf-8")
@@ -115,6 +114,12 @@ def grow(tree: Path, size: int) -> list[str]:
     return names
 
 
+def under_number(text: str, name: str, number: int) -> str:
+    """The module of a chapter with the number of its copy, wherever a text names it."""
+    module = f"kexue.{name.replace('/', '.')}"
+    return re.sub(rf"{re.escape(module)}(?!\w)", f"{module}_{number}", text)
+
+
 def renamed(text: str, name: str, number: int) -> str:
     """A chapter under another name: its module and all labels get the number, in cells and outputs alike."""
     cells = json.loads(text)["cells"]
@@ -122,8 +127,7 @@ def renamed(text: str, name: str, number: int) -> str:
     labels = {label for match in LABEL.findall(sources) for label in match if label}
     labels |= {label for match in NAMED.findall(sources) for label in match if label}
     labels |= {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name", "") for cell in cells} - {""}
-    module = f"kexue.{name.replace('/', '.')}"
-    text = re.sub(rf"{re.escape(module)}(?!\w)", f"{module}_{number}", text)
+    text = under_number(text, name, number)
     if labels:
         alternatives = "|".join(re.escape(label) for label in labels)
         text = re.sub(rf"(?<![\w-])({alternatives})(?![\w-])", rf"\1-{number}", text)

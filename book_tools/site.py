@@ -167,7 +167,7 @@ def ship_icons(app: Sphinx, exception: Exception | None) -> None:
     used: set[str] = set()
     for path in Path(app.outdir).rglob("*.html"):
         page = path.read_text(encoding="utf-8")
-        used.update(icon for before, icon in re.findall(r"(.)fa-([a-z-]+)", page) if not (before.isalnum() or before == "_"))
+        used.update(re.findall(r"\bfa-([a-z-]+)", page))
         lighter = without_icon_script(page)
         if lighter != page:
             path.write_text(lighter, encoding="utf-8")

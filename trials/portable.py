@@ -16,11 +16,12 @@ from xml.etree import ElementTree
 from book_tools import state
 from book_tools.chapter import ROOT, Chapter
 from book_tools.system import ONE_THREAD
+from trials import digits
 
 KIND = "portable"
 VARIANTS: dict[str, dict[str, str]] = {
     "plain instructions": {"ATEN_CPU_CAPABILITY": "default"},
-    "two threads, other kernels": dict.fromkeys(ONE_THREAD, "2") | {"OPENBLAS_CORETYPE": "Haswell", "OMP_WAIT_POLICY": "PASSIVE"},
+    "two threads, other kernels": digits.VARIANTS["two threads"],
 }
 NBVAL = ("--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:xdist")
 
