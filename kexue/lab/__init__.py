@@ -10,7 +10,7 @@ from kexue.lab.figures import image_grid, use_style
 from kexue.lab.starting import begin
 from kexue.lab.statistics import mean_se, paired, verdict
 from kexue.lab.tables import table
-from kexue.lab.training import fit, stack
+from kexue.lab.training import fit, minimise, stack
 from kexue.lab.verification import VerificationError, records, verify, verify_bound, verify_order, verify_statistic
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "fit",
     "image_grid",
     "mean_se",
+    "minimise",
     "paired",
     "prose",
     "records",

@@ -89,7 +89,9 @@ def _number(value: Any, spec: int | str, sign: bool) -> str:
         return format(value, f"{plus},d" if abs(value) >= 10_000 else f"{plus}d").replace("-", "−")
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    text = format(float(value), f"{plus}{spec}" if isinstance(spec, str) else f"{plus}.{spec}f")
+    # What follows twelve digits is rounding: 0.02145, the mean of some counts, must not print as 0.0214 here and as 0.0215 there.
+    value = float(f"{value:.12g}")
+    text = format(value, f"{plus}{spec}" if isinstance(spec, str) else f"{plus}.{spec}f")
     # No sign before what rounds to zero; it would be the sign of rounding noise.
     return text[1:] if text[0] in "+-" and not text.strip("+-0.,e") else text.replace("-", "−")
 

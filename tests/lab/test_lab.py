@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from kexue.lab import digits, fit, image_grid, mean_se, paired, prose, stack, use_style, verdict
+from kexue.lab import digits, fit, image_grid, mean_se, minimise, paired, prose, stack, use_style, verdict
 from kexue.lab.figures import THREADS
 from trials.versions import pinned
 
@@ -125,10 +125,46 @@ def test_it_is_adam_and_leaves_alone_what_the_loss_does_not_reach():
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-13) and idle.item() == 7.0
 
 
-def test_training_does_not_import_the_compiler():
+def test_minimise_finds_the_optimum_of_least_squares_in_place():
+    generator = torch.Generator().manual_seed(0)
+    A, b = (torch.randn(20, size, generator=generator, dtype=torch.float64) for size in (6, 2))
+    weights = torch.zeros(6, 2, dtype=torch.float64, requires_grad=True)
+    offset = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    idle = torch.full((3,), 7.0, requires_grad=True)
+    found = minimise({"w": weights, "c": offset, "idle": idle}, lambda: (A @ weights + offset - b).square().sum(0))
+    exact = torch.linalg.lstsq(torch.cat([A, torch.ones(20, 1, dtype=torch.float64)], 1), b).solution
+    torch.testing.assert_close(torch.cat([found[0], found[1][None]]), exact, atol=1e-8, rtol=0)
+    assert [leaf.data_ptr() for leaf in found] == [leaf.data_ptr() for leaf in (weights, offset, idle)]
+    assert idle.tolist() == [7.0] * 3 and found[2].dtype == torch.float32 and not found[0].requires_grad
+
+
+def test_minimise_ends_after_its_steps_and_at_the_bottom_of_a_bent_valley():
+    def valley(x):
+        return (100 * (x[:, 1] - x[:, 0] ** 2) ** 2 + (1 - x[:, 0]) ** 2).sum()
+
+    point = torch.tensor([[-1.2, 1.0]], dtype=torch.float64, requires_grad=True)
+    minimise([point], lambda: valley(point), steps=3)
+    assert 1e-3 < valley(point).item() < 24.2
+    minimise([point], lambda: valley(point))
+    torch.testing.assert_close(point.detach(), torch.ones(1, 2, dtype=torch.float64), atol=1e-7, rtol=0)
+
+
+def test_minimise_wants_something_to_change():
+    with pytest.raises(ValueError, match=r"^params"):
+        minimise([], lambda: torch.zeros(()))
+
+
+TRAINING = {
+    "fit": "fit([p], lambda step: ((p - 1) ** 2).sum(), steps=3, lr=0.1)",
+    "minimise": "minimise([p], lambda: ((p - 1) ** 2).sum())",
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_does_not_import_the_compiler(name):
     code = (
-        "import sys, torch; from kexue.lab import fit; p = torch.zeros(3, requires_grad=True); "
-        "fit([p], lambda step: ((p - 1) ** 2).sum(), steps=3, lr=0.1); sys.exit('torch._dynamo' in sys.modules)"
+        f"import sys, torch; from kexue.lab import {name}; p = torch.zeros(3, requires_grad=True); "
+        f"{TRAINING[name]}; sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

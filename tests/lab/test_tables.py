@@ -43,6 +43,14 @@ def test_signs_and_specifications_by_column(capsys):
     assert [cell.strip() for cell in lines[2].split("│")] == ["1", "+2.0 ± 0.5", "1.0e−09"]
 
 
+def test_rounding_of_the_last_bits_moves_no_digit(capsys):
+    counts = sum([0.01] * 2145) / 1000  # 0.02145 and a few units of the last place
+    below, above = np.nextafter(0.02145, 0), np.nextafter(0.02145, 1)
+    table([["mean", below, 0.02145, above, counts, (above, below)]], ["", "a", "b", "c", "d", "e"], digits=4)
+    cells = capsys.readouterr().out.splitlines()[2].replace("±", "│").split("│")[1:]
+    assert {cell.strip() for cell in cells} == {cells[0].strip()}
+
+
 def test_what_rounds_to_zero_has_no_sign(capsys):
     lines = printed(capsys, [[-1e-9, 1e-9]], ["a", "b"], signed=True)
     assert [cell.strip() for cell in lines[2].split("│")] == ["0.00", "0.00"]
