@@ -25,6 +25,7 @@ from book_tools.form import CHINESE
 COVERS = ROOT / "_build" / "covers"
 COVER_WIDTH = 660  # twice what a card shows
 GLOSSARY = "pages/glossary"
+OPENING, CLOSING = re.compile(r"[(\[“‘]*$"), re.compile(r"[)\],.;:!?”’…%]*(?:-\w+)?")  # what touches a formula in a line
 MANY_USES = 4  # chapters under an entry of the glossary, above which they are folded
 CLOSED = (  # no term is linked in here
     *(nodes.table, nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.footnote, nodes.citation, nodes.raw),
@@ -234,10 +235,33 @@ def skip_field(app: Sphinx, what: str, name: str, thing: Any, skip: bool, option
     return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def hold_together(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """``1.3 ± 0.3`` stays in one line, and so do a formula in a line and the punctuation that touches it."""
+    if app.builder.format != "html":
+        return
+    for text in [text for text in doctree.findall(nodes.Text) if " ± " in text]:
+        if not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            text.parent.replace(text, nodes.Text(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")))
+    for formula in list(doctree.findall(nodes.math)):
+        line = formula.parent
+        place = line.index(formula)
+        around = []
+        for neighbour, pattern in ((place - 1, OPENING), (place + 1, CLOSING)):
+            text = line[neighbour] if 0 <= neighbour < len(line) else None
+            touching = ""
+            if isinstance(text, nodes.Text) and (found := pattern.search(text)):
+                touching = found[0]
+                line[neighbour] = nodes.Text(text[: found.start()] + text[found.end() :])
+            around.append(nodes.Text(touching))
+        if any(around):
+            line[place] = nodes.inline("", "", around[0], formula, around[1], classes=["held"])
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", read_source)
     cells.setup(app)
     app.connect("doctree-resolved", opening.place_cover)
     app.connect("doctree-resolved", link_glossary)
+    app.connect("doctree-resolved", hold_together)
     app.connect("autodoc-process-docstring", link_chapters)
     app.connect("autodoc-skip-member", skip_field)

@@ -113,9 +113,13 @@
   };
   const nameOf = (box) => Object.entries(SCROLLERS).find(([selector]) => box.matches(selector))[1];
 
+  // The mark at the right edge says that there is more: at the end there is none.
+  const markEnd = (box) => box.toggleAttribute("data-end", box.scrollLeft + box.clientWidth >= box.scrollWidth - 2);
+
   const mark = (box) => {
     // Accents overhang their letter by a pixel or two; they need no scrolling.
     const wide = box.scrollWidth > box.clientWidth + 4 && box.clientWidth > 0 && getComputedStyle(box).overflowX !== "visible";
+    if (wide) markEnd(box);
     if (wide === (box.dataset.scrolls !== undefined)) return;
     if (wide) {
       box.dataset.scrolls = "";
@@ -124,7 +128,7 @@
       if (box.localName !== "table") box.setAttribute("role", "group"); // a table keeps its own role
     } else {
       delete box.dataset.scrolls;
-      for (const name of ["tabindex", "aria-label", "role"]) box.removeAttribute(name);
+      for (const name of ["tabindex", "aria-label", "role", "data-end"]) box.removeAttribute(name);
     }
   };
 
@@ -134,6 +138,7 @@
     const selector = Object.keys(SCROLLERS).flatMap((list) => list.split(", ")).map((one) => `article ${one}`);
     const boxes = [...document.querySelectorAll(selector.join())];
     boxes.forEach((box) => sizes.observe(box));
+    boxes.forEach((box) => box.addEventListener("scroll", () => markEnd(box), { passive: true }));
     document.fonts.addEventListener("loadingdone", () => boxes.forEach(mark));
   };
   addEventListener("load", () => Promise.resolve(window.MathJax?.startup?.promise).then(() => {

@@ -25,6 +25,7 @@ def test_page_at_both_widths(page, name):
 def test_a_wide_formula_is_reached_by_tab_and_moved_by_arrow_keys(page):
     page.goto(address(CHAPTERS[-1]))
     page.evaluate(SETTLE)
+    page.locator("div.math:has(.eqno a)").first.evaluate("formula => { formula.style.width = '5rem'; }")
     wide = page.locator("mjx-container[data-scrolls]")
     wide.first.wait_for(state="attached", timeout=5000)
     # From just before the formula, as if the reader had come that far.
@@ -36,6 +37,28 @@ def test_a_wide_formula_is_reached_by_tab_and_moved_by_arrow_keys(page):
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.activeElement.scrollLeft > 0", timeout=5000)
     assert page.evaluate("document.activeElement.getAttribute('aria-label')")
+
+
+def test_what_scrolls_says_so_until_its_end(page):
+    page.goto(address(CHAPTERS[-1]))
+    page.evaluate(SETTLE)
+    table = page.locator("table[data-scrolls]").first
+    table.wait_for(state="attached", timeout=5000)
+    mask = "table => getComputedStyle(table).maskImage"
+    assert "gradient" in table.evaluate(mask)
+    table.evaluate("table => { table.scrollLeft = table.scrollWidth; }")
+    page.wait_for_function("table => table.hasAttribute('data-end')", arg=table.element_handle(), timeout=5000)
+    assert table.evaluate(mask) == "none", "the last column is faded although nothing follows it"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_an_error_stands_in_the_line_of_its_number(page, name):
+    page.goto(address(name))
+    text = (
+        "[...document.querySelectorAll('article :is(p, li, td)')].filter(one => !one.closest('pre')).map(one => one.textContent)"
+    )
+    loose = page.evaluate(f"{text}.filter(text => text.includes(' ± '))")
+    assert not loose and page.evaluate(f"{text}.some(text => text.includes('\u00a0±\u00a0'))")
 
 
 def test_every_page_but_the_chapters_fits_the_narrowest_telephone(page):
