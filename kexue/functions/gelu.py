@@ -68,29 +68,33 @@ def _options(approximate: str, cubic: float, scale: float) -> tuple[str, float, 
 
 def _gelu(x: Tensor, approximate: str, cubic: float, scale: float) -> Tensor:
     wide = _check.widen(x)
-    gate = _gate(wide, approximate, cubic, scale) if _differentiated(x) else _gate_in_place(wide, approximate, cubic, scale)
-    result: Tensor = gate * wide.clamp(min=_LEAST)
-    return result.to(x.dtype)
+    if x.is_cpu and not _differentiated(x):
+        result = _in_place(wide, approximate, cubic, scale)
+        # -inf * 0 is the one NaN that numbers can give here. To look for it is cheaper than another tensor that prevents it.
+        if _check.seen(lambda: bool(result.sum().isnan())) is False:
+            return result.to(x.dtype)
+    return (wide.clamp(min=_LEAST) * _gate(wide, approximate, cubic, scale)).to(x.dtype)
 
 
 def _gate(x: Tensor, approximate: str, cubic: float, scale: float) -> Tensor:
     """The exact or approximate normal distribution function."""
     if approximate == "none":
-        return 0.5 * torch.special.erfc(x.clamp(-_NORMAL_END, _NORMAL_END) * -math.sqrt(0.5))
+        tail: Tensor = torch.special.erfc(x.clamp(-_NORMAL_END, _NORMAL_END) * -math.sqrt(0.5))
+        return 0.5 * tail
     if approximate == "sigmoid":
         return torch.sigmoid((x * scale).clamp(-_LOGISTIC_END, _LOGISTIC_END))
     held = x.clamp(-_LOGISTIC_END, _LOGISTIC_END)
     return torch.sigmoid(held * (_SLOPE + _SLOPE * cubic * (held * held)))
 
 
-def _gate_in_place(x: Tensor, approximate: str, cubic: float, scale: float) -> Tensor:
-    """The same where nothing is differentiated: one or two new tensors instead of one for every operation."""
+def _in_place(x: Tensor, approximate: str, cubic: float, scale: float) -> Tensor:
+    """``x`` times its gate where nothing is differentiated: one or two new tensors instead of one for every operation."""
     if approximate == "none":
-        return x.mul(-math.sqrt(0.5)).erfc_().mul_(0.5)
+        return x.mul(-math.sqrt(0.5)).erfc_().mul_(0.5).mul_(x)
     if approximate == "sigmoid":
-        return x.mul(scale).sigmoid_()
+        return x.mul(scale).sigmoid_().mul_(x)
     held = x.clamp(-_LOGISTIC_END, _LOGISTIC_END)
-    return held.square().mul_(_SLOPE * cubic).add_(_SLOPE).mul_(held).sigmoid_()
+    return held.square().mul_(_SLOPE * cubic).add_(_SLOPE).mul_(held).sigmoid_().mul_(x)
 
 
 # Whether vmap, grad, jvp and their like are at work; a later PyTorch may not tell.

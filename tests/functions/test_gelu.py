@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from kexue.functions.gelu import GELU, gelu, minimax_fit
@@ -111,6 +111,7 @@ def test_gelu_is_the_expected_argument_that_passes_a_normal_gate():
 # --- gradients ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.:DeprecationWarning")  # PyTorch's own forward derivatives
 @pytest.mark.parametrize("approximate", FORMS)
 def test_both_derivatives_are_right(approximate):
     x = torch.tensor([-3.1, -0.7517, -0.2, 0.0, 0.6, 1.4142, 4.0], dtype=F64, requires_grad=True)
@@ -203,6 +204,17 @@ def test_layout_and_argument_are_left_alone(approximate):
     assert gelu(torch.empty(2, 3, device="meta"), approximate).shape == (2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.:DeprecationWarning")  # PyTorch's own forward derivatives
+@pytest.mark.parametrize("approximate", FORMS)
+def test_forward_mode_sees_every_step(approximate):
+    x = torch.linspace(-3, 3, 7, dtype=F64)
+    with forward_ad.dual_level():
+        dual = gelu(forward_ad.make_dual(x, torch.ones_like(x)), approximate)
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, slope(x, approximate))
+        torch.testing.assert_close(gelu(x, approximate), forward_ad.unpack_dual(dual).primal)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.:DeprecationWarning")
 @pytest.mark.parametrize("approximate", FORMS)
 def test_transforms_see_the_same_function(approximate):
     x = torch.randn(5, generator=torch.Generator().manual_seed(2), dtype=F64)
