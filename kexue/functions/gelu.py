@@ -10,8 +10,9 @@ arXiv:1606.08415.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -154,9 +155,9 @@ class GELU(nn.Module):
 def minimax_fit(
     target: Callable[[Tensor], Tensor],
     model: Callable[[Tensor, float], Tensor],
-    bracket: tuple[float, float],
+    bracket: Iterable[float],
     *,
-    interval: tuple[float, float] = (0.0, 8.0),
+    interval: Iterable[float] = (0.0, 8.0),
 ) -> tuple[float, float]:
     r"""The parameter of a model for which the largest error of either sign is the same: a Chebyshev fit with one parameter.
 
@@ -216,11 +217,15 @@ def minimax_fit(
 
 
 def _pair(name: str, value: Any) -> tuple[float, float]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         raise TypeError(f"{name} must be a pair of numbers, got {type(value).__name__}")
-    if len(value) != 2:
-        raise ValueError(f"{name} must be a pair of numbers, got {len(value)}")
-    low, high = (_check.number(name, end, -1e150, 1e150) for end in value)
+    try:
+        ends = tuple(itertools.islice(value, 3))
+    except (TypeError, RuntimeError):  # an array or a tensor without axes
+        raise TypeError(f"{name} must be a pair of numbers, got {type(value).__name__} that cannot be iterated over") from None
+    if len(ends) != 2:
+        raise ValueError(f"{name} must be a pair of numbers, got {'more' if ends[2:] else len(ends)}")
+    low, high = (_check.number(name, end, -1e150, 1e150) for end in ends)
     if not low < high:
         raise ValueError(f"{name} must have low < high, got ({low}, {high})")
     return low, high
@@ -228,6 +233,7 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
 
 def _values(name: str, value: Any, x: Tensor) -> Tensor:
     result = _check.floating(name, value)
+    _check.same_device(name, result, "its argument", x)
     if result.shape != x.shape:
         raise ValueError(f"{name} must return the shape of its argument {tuple(x.shape)}, got {tuple(result.shape)}")
     if not bool(result.isfinite().all()):
@@ -238,7 +244,7 @@ def _values(name: str, value: Any, x: Tensor) -> Tensor:
 def _largest(f: Callable[[Tensor], Tensor], first: float, last: float) -> float:
     """The maximum on an interval: the eight highest peaks of a grid, each looked at ever closer."""
     x = torch.linspace(first, last, 2049, dtype=torch.float64)
-    y = f(x)
+    y = f(x[None])[0]
     best = float(y.max())
     padded = torch.nn.functional.pad(y, (1, 1), value=-math.inf)
     peaks = torch.where((y >= padded[:-2]) & (y >= padded[2:]), y, -math.inf)
