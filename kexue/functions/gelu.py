@@ -107,12 +107,7 @@ def _differentiated(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or _in_transform() or (torch.is_grad_enabled() and x.requires_grad):
         return True
     # Outside a dual level nothing has a tangent, and unpack_dual imports PyTorch's decompositions to find that out.
-    return _level() >= 0 and forward_ad.unpack_dual(x).tangent is not None
-
-
-def _level() -> int:
-    """The forward-mode level that is open, -1 if none is; 0 where a later PyTorch does not tell."""
-    return int(getattr(forward_ad, "_current_level", 0))
+    return bool(getattr(forward_ad, "_current_level", 0) >= 0) and forward_ad.unpack_dual(x).tangent is not None
 
 
 class GELU(nn.Module):
