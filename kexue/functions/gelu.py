@@ -98,13 +98,16 @@ def _in_place(x: Tensor, approximate: str, cubic: float, scale: float) -> Tensor
     return held.square().mul_(_SLOPE * cubic).add_(_SLOPE).mul_(held).sigmoid_().mul_(x)
 
 
-# Whether vmap, grad, jvp and their like are at work; a later PyTorch may not tell.
+# Whether vmap, grad, jvp and their like are at work, and how many modes watch every step; a later PyTorch may not tell.
 _in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
 def _differentiated(x: Tensor) -> bool:
-    """Whether a derivative, a compiler or a transform may need every step."""
-    if torch.compiler.is_compiling() or _in_transform() or (torch.is_grad_enabled() and x.requires_grad):
+    """Whether a derivative, a compiler, a trace or a transform may need every step."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _in_transform() or _modes():
+        return True
+    if torch.is_grad_enabled() and x.requires_grad:
         return True
     # Outside a dual level nothing has a tangent, and unpack_dual imports PyTorch's decompositions to find that out.
     return bool(getattr(forward_ad, "_current_level", 0) >= 0) and forward_ad.unpack_dual(x).tangent is not None
@@ -160,7 +163,7 @@ def minimax_fit(
     smaller maximum error: to move it makes one of the two worse. For other models the result is balanced and nothing more.
 
     Args:
-        target: :math:`x\mapsto f(x)`, from a float64 tensor of any shape to one of the same shape.
+        target: :math:`x\mapsto f(x)`, from a float64 tensor of any shape, its own copy, to one of the same shape.
         model: :math:`(x,\theta)\mapsto m(x,\theta)`, the same with a float as second argument.
         bracket: two numbers, low < high, between which :math:`\theta` is sought. The two largest errors must compare one way at
             one end and the other way at the other.
@@ -186,7 +189,8 @@ def minimax_fit(
     first, last = _pair("interval", interval)
 
     def error_at(theta: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: _values("target", target(x), x) - _values("model", model(x, theta), x)
+        # Each gets an x of its own: one that works in place must not change what the other sees.
+        return lambda x: _values("target", target(x.clone()), x) - _values("model", model(x.clone(), theta), x)
 
     def extremes(theta: float) -> tuple[float, float]:
         error = error_at(theta)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from kexue.functions.gelu import GELU, gelu, minimax_fit
@@ -238,6 +239,17 @@ def test_two_layers_compile_to_one_graph_each_at_three_batch_sizes(dynamic):
             torch.testing.assert_close(torch.autograd.grad(value.sum(), x), torch.autograd.grad(layer(x).sum(), x))
 
 
+@pytest.mark.filterwarnings("ignore")  # what torch.jit says of its own end
+@pytest.mark.parametrize("approximate", FORMS)
+def test_a_trace_of_ordinary_numbers_holds_at_the_ends_of_the_line(approximate):
+    ends = torch.tensor([-1.0, INF, -INF])
+    for traced in (
+        torch.jit.trace(GELU(approximate), torch.ones(3)),
+        make_fx(lambda x: gelu(x, approximate))(torch.ones(3)),
+    ):
+        torch.testing.assert_close(traced(ends), gelu(ends, approximate))
+
+
 # --- the layer --------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +390,14 @@ def test_callables_see_float64_of_more_than_one_shape_and_no_graph():
     leaf = torch.ones((), dtype=F64, requires_grad=True)
     theta, error = minimax_fit(watched, lambda x, t: t * leaf * x, (0, 1), interval=(0, 1))
     assert type(theta) is float and type(error) is float and len(set(shapes)) > 1
+
+
+def test_callables_that_work_in_place_change_nothing_for_each_other():
+    def line(x: Tensor, t: float) -> Tensor:
+        return x.mul_(t)
+
+    right = minimax_fit(torch.tanh, lambda x, t: t * x, (0.1, 1.0), interval=(0, 2))
+    assert minimax_fit(torch.tanh_, line, (0.1, 1.0), interval=(0, 2)) == right
 
 
 BAD_FITS = [
