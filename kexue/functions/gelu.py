@@ -98,14 +98,16 @@ def _in_place(x: Tensor, approximate: str, cubic: float, scale: float) -> Tensor
     return held.square().mul_(_SLOPE * cubic).add_(_SLOPE).mul_(held).sigmoid_().mul_(x)
 
 
-# Whether vmap, grad, jvp and their like are at work, and how many modes watch every step; a later PyTorch may not tell.
+# Whether a trace is taken, whether vmap, grad, jvp and their like are at work, and how many modes watch every step; a later
+# PyTorch may not tell.
+_in_trace = getattr(torch.jit, "is_tracing", lambda: True)
 _in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
 def _differentiated(x: Tensor) -> bool:
     """Whether a derivative, a compiler, a trace or a transform may need every step."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _in_transform() or _modes():
+    if torch.compiler.is_compiling() or _in_trace() or _in_transform() or _modes():
         return True
     if torch.is_grad_enabled() and x.requires_grad:
         return True
