@@ -306,7 +306,7 @@ def test_the_antilogarithm_at_the_ends():
     y = np.array([-np.inf, -1e308, -1075.5, -1074.0, -1022.0, -0.0, 0.0, 1023.0, 1024.0, 1e308, np.inf, np.nan])
     want = [0, 0, 0, 5e-324, np.finfo(float).tiny, 1, 1, 2.0**1023, np.inf, np.inf, np.inf, np.nan]
     assert same_bits(mitchell_exp2(y), np.array(want))
-    assert mitchell_exp2(np.nextafter(1024.0, 0.0)) == float(2**1024 - 2 ** (1024 - 43) * 1)
+    assert mitchell_exp2(np.nextafter(1024.0, 0.0)) == float(2**1024 - 2**980)
     assert mitchell_exp2(-1e-20) == 1.0
     assert mitchell_exp2(np.float32(0.1)) == 1 + float(np.float32(0.1))
     assert mitchell_exp2(np.float32(0.1)).dtype == np.float64
