@@ -130,6 +130,20 @@ def test_random_patterns_in_large_arrays_obey_the_definition(dtype, divide):
 
 
 @BOTH
+@pytest.mark.parametrize("divide", [False, True])
+def test_where_the_raw_trick_begins_to_leave_the_range_nothing_changes(dtype, divide):
+    half = np.finfo(dtype).maxexp // 2  # products of exponents around it come near both ends of the range
+    exponents = [sign * (half + step) for sign in (-1, 1) for step in (-3, -2, -1, 0, 1)]
+    mantissas = [dtype(1), dtype(1.5), np.nextafter(dtype(2), dtype(1))]
+    values = [np.ldexp(m, e) for m in mantissas for e in exponents]
+    function = mitchell_divide if divide else mitchell_multiply
+    for a, b in itertools.product(values, repeat=2):
+        assert same_bits(function(a, b), reference(a, b, dtype, divide))
+        if not divide:
+            assert same_bits(mitchell_matmul(np.array([[a]]), np.array([[b]]))[0, 0], mitchell_multiply(a, b) + dtype(0))
+
+
+@BOTH
 def test_in_the_normal_range_it_is_the_raw_trick(dtype):
     rng = np.random.default_rng(1)
     a, b = (rng.normal(size=50_000).astype(dtype) for _ in range(2))
