@@ -15,6 +15,7 @@ J. N. Mitchell (1962), "Computer Multiplication and Division Using Binary Logari
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -133,8 +134,8 @@ def mitchell_exp2(y: ArrayLike) -> Any:
     >>> float(mitchell_exp2(3.21875)), float(mitchell_exp2(-0.5))
     (9.75, 0.75)
     """
-    given = _floats("y", y).astype(np.float64)
     with np.errstate(all="ignore"):
+        given = _floats("y", y).astype(np.float64)
         near = np.clip(given, -1100.0, 1100.0)  # beyond lie 0 and infinity
         floor = np.floor(near)
         # 1 + y - floor(y) with one rounding. NaN passes through the mantissa and wants some exponent.
@@ -221,7 +222,7 @@ def _combined(a: Array, b: Array, *, divide: bool) -> Array:
     """Product or quotient of arrays of one dtype, broadcast."""
     layout = _LAYOUTS[a.itemsize]
     x, y = np.atleast_1d(a.view(layout.integer)), np.atleast_1d(b.view(layout.integer))
-    shape = np.broadcast_shapes(a.shape, b.shape)
+    shape = _broadcast_shape(a.shape, b.shape)
     out = np.empty(shape or 1, dtype=layout.integer)
     if out.size <= _BLOCK:
         _combine(x, y, out, layout, a.dtype, divide)
@@ -286,15 +287,16 @@ def _operands(a: ArrayLike, b: ArrayLike, *, broadcast: bool = True) -> tuple[Ar
     dtype = np.result_type(one or other or np.float64, other or one or np.float64)
     if broadcast:
         _broadcast_shape(first.shape, second.shape)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN is invalid
         return first.astype(dtype, copy=False), second.astype(dtype, copy=False)
 
 
 def _broadcast_shape(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        return np.broadcast_shapes(one, other)
-    except ValueError:
-        raise ValueError(f"b must have a shape that broadcasts with that of a, got {other} and {one}") from None
+    # np.broadcast_shapes stops at 32 axes, half of what an array can have.
+    lengths = [*itertools.zip_longest(reversed(one), reversed(other), fillvalue=1)]
+    if any(m != n and 1 not in (m, n) for m, n in lengths):
+        raise ValueError(f"b must have a shape that broadcasts with that of a, got {other} and {one}")
+    return tuple(n if m == 1 else m for m, n in reversed(lengths))
 
 
 def _floats(name: str, value: Any) -> Array:

@@ -272,6 +272,29 @@ def test_dtypes_and_shapes_are_those_of_numpy(function):
     assert function(np.ones((4, 1)), np.ones((0,))).shape == (4, 0)
 
 
+@pytest.mark.parametrize("axes", [32, 33, 64])
+def test_as_many_axes_as_an_array_can_have(axes):
+    ones = (1,) * (axes - 2)
+    a, b = np.full((*ones, 2, 1), 1.5), np.full((*ones, 1, 20_000), 3.0)
+    for function, value in ((mitchell_multiply, 4.0), (mitchell_divide, 0.5)):
+        out = function(a, b)
+        assert out.shape == (*ones, 2, 20_000) and (out == value).all()
+        assert function(a, 3.0).shape == a.shape
+    assert mitchell_matmul(a, b).shape == (*ones, 2, 20_000)
+    assert mitchell_log2(a).shape == mitchell_exp2(a).shape == a.shape
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_is_quiet():
+    single = np.array([0x7F800001, 0xFF800001], np.uint32).view(np.float32)
+    double = np.array([0x7FF0000000000001, 0xFFF0000000000001], np.uint64).view(np.float64)
+    for nan, other in itertools.product((single, double), repeat=2):
+        for function in (mitchell_multiply, mitchell_divide):
+            assert np.isnan(function(nan, other)).all() and np.isnan(function(nan, np.ones(2))).all()
+        assert np.isnan(mitchell_matmul(nan[None], other[:, None])).all()
+        assert np.isnan(mitchell_exp2(nan)).all()
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1.5e38])
 def test_mixed_operands_are_calculated_in_float64(scale):
     a, b = np.float32(1.7) * np.float32(scale), 1.3
@@ -387,6 +410,74 @@ def test_a_matrix_product_adds_mitchell_products(dtype, left, right, zeros):
     assert (abs(product - want) / scale).max() < a.shape[-1] ** 0.5 * 2 * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 12, 64, 1000])
+@pytest.mark.parametrize(
+    ("k", "batch", "m", "n"), [(1, 1, 1, 1), (5, 1, 1, 3), (4, 3, 5, 2), (7, 2, 3, 4), (2, 30, 2, 3), (9, 4, 1, 1)]
+)
+def test_blocks_hold_each_product_once_and_are_as_large_as_the_cache_allows(block, k, batch, m, n, monkeypatch):
+    monkeypatch.setattr(mitchell, "_BLOCK", block)
+    seen = np.zeros((k, batch, m), dtype=int)
+    sizes = []
+    for where in mitchell._blocks(k, batch, m, n):
+        seen[where] += 1
+        sizes.append(seen[where].size * n)
+    assert (seen == 1).all()
+    assert max(sizes) <= max(block, n)  # a row of one term is never divided
+    if k * batch * m * n <= block:
+        assert len(sizes) == 1
+    if batch * m * n <= block:  # all matrices at once, and as many terms as fit
+        assert len(sizes) == math.ceil(k / (block // (batch * m * n)))
+
+
+@BOTH
+@pytest.mark.parametrize("block", [1, 5, 6, 7, 29, 30, 31])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_the_size_of_a_block_changes_no_bit(dtype, block, extreme, monkeypatch):
+    rng = np.random.default_rng(10)
+    a, b = rng.normal(size=(3, 5, 1)).astype(dtype), rng.normal(size=(3, 1, 6)).astype(dtype)
+    if extreme:
+        a[0, 0], b[1, 0, 2], b[2, 0, 3] = np.finfo(dtype).max, np.finfo(dtype).tiny, np.inf
+    values = [b, np.broadcast_to(b, (2, 3, 1, 6))[..., ::-1]]
+    want = [(mitchell_matmul(a, v), mitchell_multiply(a, v), mitchell_divide(a, v)) for v in values]
+    monkeypatch.setattr(mitchell, "_BLOCK", block)
+    for v, results in zip(values, want, strict=True):
+        found = mitchell_matmul(a, v), mitchell_multiply(a, v), mitchell_divide(a, v)
+        assert all(same_bits(one, other) for one, other in zip(found, results, strict=True))
+
+
+@BOTH
+def test_zeros_and_signs_take_the_short_way(dtype, monkeypatch):
+    rng = np.random.default_rng(11)
+    a, b = (rng.normal(size=size).astype(dtype) for size in ((6, 9), (9, 4)))
+    cases = [(a, b), (np.maximum(a, 0), b), (a, np.minimum(b, 0)), (np.maximum(a, 0), np.maximum(b, 0)), (0 * a, b)]
+    want = [summed(*case) for case in cases]
+    monkeypatch.setattr(mitchell, "_combined", None)  # the way with all checks is not there
+    for case, expected in zip(cases, want, strict=True):
+        assert np.allclose(mitchell_matmul(*case), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match="not callable"):
+        mitchell_matmul(np.full_like(a, np.inf), b)
+
+
+@BOTH
+def test_the_raw_trick_is_tried_within_half_the_exponents_of_the_format(dtype):
+    layout = mitchell._LAYOUTS[np.dtype(dtype).itemsize]
+    half = {np.float32: 62, np.float64: 510}[dtype]
+    low, high = np.ldexp(dtype(1), -half), np.ldexp(dtype(1), half + 1)
+    inside = [low, np.nextafter(low, dtype(1)), dtype(1), dtype(3), np.nextafter(high, dtype(1))]
+    outside = [high, np.nextafter(low, dtype(0)), dtype(0), np.finfo(dtype).smallest_subnormal, dtype(np.inf), dtype(np.nan)]
+    for value, expected in [(v, True) for v in inside] + [(v, False) for v in outside]:
+        for signed in (value, -value):
+            assert mitchell._moderate(bits(np.array([dtype(1), signed])), layout) is expected
+    assert mitchell._moderate(bits(np.empty(0, dtype)), layout)
+
+
+@BOTH
+def test_arrays_that_fit_are_not_copied(dtype):
+    a, b = np.ones((2, 3), dtype), np.ones(3, dtype)
+    assert mitchell._floats("a", a) is a
+    assert all(one is other for one, other in zip(mitchell._operands(a, b), (a, b), strict=True))
+
+
 @BOTH
 def test_one_term_is_the_product_bit_by_bit(dtype):
     values = ends(dtype)
@@ -483,6 +574,15 @@ def test_a_logarithm_wants_positive_normal_numbers(value):
     with pytest.raises(ValueError, match=r"^x must be positive, finite and normal, got \S+$"):
         mitchell_log2(value)
     assert mitchell_log2(np.ones((0, 3))).shape == (0, 3)
+
+
+@BOTH
+def test_the_refusal_names_the_first_wrong_number_and_no_right_one(dtype):
+    info = np.finfo(dtype)
+    right = [info.tiny, dtype(1), info.max]
+    for wrong in (-3.0, 0.0, math.inf):
+        with pytest.raises(ValueError, match=rf"^x must be positive, finite and normal, got {wrong}$"):
+            mitchell_log2(np.array([*right, wrong, -7.0], dtype))
 
 
 def test_shapes_that_do_not_fit_are_refused_by_name():
