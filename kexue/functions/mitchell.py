@@ -159,7 +159,7 @@ def mitchell_matmul(a: ArrayLike, b: ArrayLike) -> Array:
     >>> mitchell_matmul(np.array([[1.5, 2.0]]), np.array([[1.5], [3.0]]))  # 2 + 6
     array([[8.]])
     """
-    first, second = _operands(a, b, broadcast=False)
+    first, second = _operands(a, b)
     for name, given in (("a", first), ("b", second)):
         if given.ndim < 2:
             raise ValueError(f"{name} must have at least two axes, got shape {given.shape}")
@@ -279,14 +279,12 @@ def _ones(where: NDArray[np.bool_], layout: _Layout) -> Array:
     return np.negative(where.astype(layout.integer))
 
 
-def _operands(a: ArrayLike, b: ArrayLike, *, broadcast: bool = True) -> tuple[Array, Array]:
+def _operands(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
     """Both as arrays of their common dtype."""
     first, second = _floats("a", a), _floats("b", b)
     # As in NumPy, a plain number has no dtype of its own beside an array.
     one, other = (None if type(value) is float else array.dtype for value, array in ((a, first), (b, second)))
     dtype = np.result_type(one or other or np.float64, other or one or np.float64)
-    if broadcast:
-        _broadcast_shape(first.shape, second.shape)
     with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN is invalid
         return first.astype(dtype, copy=False), second.astype(dtype, copy=False)
 
