@@ -1,4 +1,4 @@
-"""Elementary functions that networks and hardware put in the place of others."""
+"""Elementary functions and what stands in for them: exponentials, activations, multiplication by addition."""
 
 from kexue import _lazy
 
