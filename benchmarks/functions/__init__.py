@@ -1,0 +1,1 @@
+"""Pairs of the part functions, a file per post."""

@@ -1,0 +1,1 @@
+"""Functions: elementary functions replaced by others, and what the exchange does."""
