@@ -110,7 +110,7 @@ def _even(order: int) -> int:
     order = _check.count("order", order, minimum=0, maximum=_HIGHEST)
     if order % 2:
         raise ValueError(f"order must be even, got {order}: an odd Taylor polynomial of exp is negative somewhere")
-    return order
+    return len(range(order))  # fixes a number that is being traced: another order is another graph
 
 
 def _log_weights(x: Tensor, order: int) -> Tensor:
@@ -121,7 +121,7 @@ def _log_weights(x: Tensor, order: int) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _zero_pairs(order: int) -> tuple[tuple[float, float], ...]:
-    return _zero_pairs_once(int(order))
+    return _zero_pairs_once(order)
 
 
 @cache
@@ -174,13 +174,13 @@ def exp_taylor_minimum(order: int) -> tuple[float, float]:
     order = _check.count("order", order, minimum=2, maximum=1000)
     if order % 2:
         raise ValueError(f"order must be even, got {order}: an odd Taylor polynomial of exp has no minimum")
-    place, value = _minimum(order)
+    place, value = _minimum(len(range(order)))
     return place, value
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _minimum(order: int) -> tuple[float, float]:
-    return _minimum_once(int(order))
+    return _minimum_once(order)
 
 
 @cache
@@ -234,7 +234,8 @@ def taylor_softmax(logits: Tensor, order: int = 2, *, dim: int = -1, monotone: b
     if order == 2 and x.numel() and x.device.type == "cpu" and not (torch.compiler.is_compiling() or _transformed(x)):
         graph = torch.is_grad_enabled() and x.requires_grad
         probs, total = (_OrderTwo.apply if graph else _order_two)(x, dim, monotone)
-        if total.amax() < _MODERATE:  # neither overflow, nor an absent entry, nor NaN
+        # Neither overflow, nor NaN, nor an absent entry, which monotone weights would hide.
+        if total.amax() < _MODERATE and not (monotone and x.amin() == -math.inf):
             return probs.to(dtype)
     return _any_order(x, order, dim, monotone).to(dtype)
 

@@ -445,6 +445,7 @@ def test_compiled_in_one_graph_everything_is_as_before(monotone, dynamic):
     torch.testing.assert_close(*slopes)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.:DeprecationWarning")  # PyTorch's own, at its first jvp
 def test_transforms_of_functions_apply():
     x, v = draw(3, 4), draw(3, 4, seed=1)
     torch.testing.assert_close(torch.vmap(taylor_softmax)(x), taylor_softmax(x))
