@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -106,6 +107,12 @@ def log_exp_taylor(x: Tensor, order: int) -> Tensor:
     return torch.where(near, torch.log1p(small * _slope(small, order)), large).to(_check.result_dtype(x))
 
 
+def _constant(function: Callable[[int], Any]) -> Callable[[int], Any]:
+    """As torch.compiler.assume_constant_result, which would load the compiler for everybody who imports this module."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def _even(order: int) -> int:
     order = _check.count("order", order, minimum=0, maximum=_HIGHEST)
     if order % 2:
@@ -119,7 +126,7 @@ def _log_weights(x: Tensor, order: int) -> Tensor:
     return 2 * sum((torch.hypot(x - a, x.new_full((), b)).log() for a, b in pairs), _zeros(x) if order == 0 else x.new_zeros(()))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _zero_pairs(order: int) -> tuple[tuple[float, float], ...]:
     return _zero_pairs_once(order)
 
@@ -178,7 +185,7 @@ def exp_taylor_minimum(order: int) -> tuple[float, float]:
     return place, value
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _minimum(order: int) -> tuple[float, float]:
     return _minimum_once(order)
 
