@@ -304,8 +304,8 @@ class _OrderTwo(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted
             slope: Tensor = torch.autograd.grad(_any_order(x, 2, dim, monotone), x, grad, create_graph=True)[0]
             return slope, None, None
-        centred = grad - (grad * probs).sum(dim, keepdim=True)
-        return _one_plus(x, monotone).mul_(centred).mul_(2 / total), None, None
+        centred = grad - (grad * probs).sum(dim, keepdim=True)  # may be a batch of gradients, so the result is written here
+        return centred.mul_(_one_plus(x, monotone)).mul_(2 / total), None, None
 
 
 def _options(logits: Tensor, order: int, dim: int, monotone: bool) -> tuple[int, int]:

@@ -470,6 +470,13 @@ def test_the_written_out_gradient_is_that_of_autograd():
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
+def test_many_gradients_at_once_are_those_one_by_one():
+    for order in (2, 4):
+        x = draw(3, 4)
+        at_once = torch.autograd.functional.jacobian(lambda t, n=order: taylor_softmax(t, n), x, vectorize=True)
+        torch.testing.assert_close(at_once, torch.autograd.functional.jacobian(lambda t, n=order: taylor_softmax(t, n), x))
+
+
 def test_arguments_are_left_alone():
     x = draw(3, 4)
     before = copy.deepcopy(x)
