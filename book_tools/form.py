@@ -229,7 +229,9 @@ def _verdicts(chapter: Chapter) -> Iterator[str]:
             yield f": {row.claim!r} has no place; name the section or equation of the post in the column Where"
         if not row.evidence:
             yield f": nothing decides {row.claim!r}; fill the fourth column"
-        elif row.verdict == "holds under a condition" and not CONDITION.match(row.evidence):
+        if "footcite" in row.claim + row.evidence:
+            yield f": {row.claim!r} cites; the page of verdicts has no list of papers: link the paper's page"
+        if row.evidence and row.verdict == "holds under a condition" and not CONDITION.match(row.evidence):
             yield f": {row.claim!r} holds under a condition; begin its last column with the condition, 'if ...' or 'only ...'"
         for number in re.findall(
             r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"\{\w+\}`[^`]*`|\]\([^)]*\)|\$[^$]*\$", "", row.evidence)

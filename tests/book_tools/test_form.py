@@ -103,6 +103,10 @@ def test_a_complete_chapter_has_no_fault():
         ),
         (replaced(7, "{eq}`eq-a-b` |\n| claim 1", "0.25 |\n| claim 1"), ": the verdicts quote 0.25, which no cell prints"),
         (
+            replaced(7, "{eq}`eq-a-b` |\n| claim 1", "{footcite:t}`x` |\n| claim 1"),
+            ": 'claim 0' cites; the page of verdicts has no list",
+        ),
+        (
             lambda cells: (
                 replaced(7, "{eq}`eq-a-b` |\n| claim 1", "0.25 |\n| claim 1")(cells),
                 cells[2]["outputs"][0]["text"].append("0.25 ± 0.01\n"),
